@@ -1,0 +1,1 @@
+"""From raw instruction datasets to packed token shards; on CPU, without torch."""

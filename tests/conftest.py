@@ -1,0 +1,23 @@
+"""What all tests share: where the real rows and tokenizers lie."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of real dataset rows and tokenizers, which lies beside the project.
+
+    Elsewhere a test that needs it is skipped; in CI its absence is a failure.
+    """
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        message = f"needs the shared data folder at {folder}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder

@@ -1,0 +1,90 @@
+"""Over-long documents: where they are cut, what is repeated, what is left out."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_tools.overlong import Overlong, Piece, cut_document
+
+
+def conversation(
+    *exchanges: tuple[int, int], system: int = 0
+) -> tuple[np.ndarray[tuple[int], np.dtype[np.bool_]], np.ndarray[tuple[int], np.dtype[np.int32]]]:
+    """Return targets and exchange ends of (question tokens, answer tokens) pairs behind a system turn."""
+    targets = [False] * system
+    ends = []
+    for question, answer in exchanges:
+        targets += [False] * question + [True] * answer
+        ends.append(len(targets))
+    return np.array(targets, bool), np.array(ends, np.int32)
+
+
+def test_pieces_end_where_exchanges_end_and_repeat_the_system_turn() -> None:
+    targets, ends = conversation((10, 20), (10, 20), (10, 20), system=5)
+    pieces = cut_document(targets, ends, 5, seq_len=70, how="split")
+    assert pieces == [Piece(0, 65, 0, 40), Piece(65, 95, 5, 20)]
+
+
+def test_an_exchange_that_is_too_long_is_cut_where_the_piece_is_full() -> None:
+    targets, ends = conversation((4, 6), (10, 100), system=2)
+    pieces = cut_document(targets, ends, 2, seq_len=50, how="split")
+    assert pieces[0] == Piece(0, 12, 0, 6)
+    assert pieces[1] == Piece(12, 60, 2, 38)
+    assert [piece.stop for piece in pieces][-1] == len(targets)
+
+
+def test_a_cut_turn_keeps_its_targets_but_for_a_first_token() -> None:
+    targets, ends = conversation((4, 96))
+    pieces = cut_document(targets, ends, 0, seq_len=40, how="split")
+    assert [(piece.start, piece.stop) for piece in pieces] == [(0, 40), (40, 80), (80, 100)]
+    assert [piece.num_targets for piece in pieces] == [36, 39, 19]
+
+
+def test_a_system_turn_of_more_than_half_a_pack_is_not_repeated() -> None:
+    targets, ends = conversation((4, 6), (4, 6), (4, 6), system=30)
+    assert [p.lead for p in cut_document(targets, ends, 30, seq_len=45, how="split")] == [0, 0]
+
+
+def test_pieces_without_a_target_are_left_out() -> None:
+    targets, ends = conversation((90, 10))
+    pieces = cut_document(targets, ends, 0, seq_len=40, how="split")
+    assert pieces == [Piece(80, 100, 0, 10)]
+
+
+@pytest.mark.parametrize(("how", "expected"), [("truncate", [Piece(0, 40, 0, 30)]), ("drop", [])])
+def test_truncate_and_drop(how: Overlong, expected: list[Piece]) -> None:
+    targets, ends = conversation((10, 60))
+    assert cut_document(targets, ends, 0, seq_len=40, how=how) == expected
+
+
+def test_truncating_to_no_target_leaves_nothing() -> None:
+    targets, ends = conversation((60, 10))
+    assert cut_document(targets, ends, 0, seq_len=40, how="truncate") == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(1, 90)), min_size=1, max_size=12),
+    st.integers(0, 50),
+    st.integers(8, 120),
+)
+def test_kept_and_left_out_tokens_make_the_document(
+    exchanges: list[tuple[int, int]], system: int, seq_len: int
+) -> None:
+    targets, ends = conversation(*exchanges, system=system)
+    if len(targets) <= seq_len:
+        return
+    pieces = cut_document(targets, ends, system, seq_len=seq_len, how="split")
+    covered = np.zeros(len(targets), int)
+    for piece in pieces:
+        assert 0 < piece.stop - piece.start + piece.lead <= seq_len
+        assert piece.lead in (0, system)
+        covered[piece.start : piece.stop] += 1
+        own = targets[piece.start : piece.stop].copy()
+        own[0] &= piece.lead > 0
+        assert piece.num_targets == own.sum() > 0
+    assert covered.max() <= 1
+    left_out = targets & (covered == 0)
+    first_tokens = [piece.start for piece in pieces if not piece.lead]
+    # Only a piece's single first token can be a target that is left out with it.
+    assert left_out.sum() <= 1 + len(first_tokens)

@@ -1,0 +1,90 @@
+"""Looking: the text is that of the conversation, the marks are where the targets are."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from data_tools.errors import ShardError
+from data_tools.preview import preview_settings, preview_shards
+from data_tools.settings import load_data_settings
+from tests.data_tools.small_data import write_corpus
+
+
+def show_settings(path: Path, *, num: int = 1, terminal: bool = False) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=80, highlight=False)
+    preview_settings(load_data_settings(path), console, num=num)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def show_shards(folder: Path, *, num: int = 1, split: str = "train", terminal: bool = False) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=80, highlight=False)
+    preview_shards(folder, console, num=num, split=split)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_a_conversation_with_its_targets_marked(tmp_path: Path) -> None:
+    text = show_settings(write_corpus(tmp_path, count=3))
+    assert "alpaca · alpaca.json#0 · " in text
+    assert (
+        "<|im_start|>user\nWho was at the harbour, visit 0?\n\nAnswer in one sentence.<|im_end|>\n"
+        "<|im_start|>assistant\n⟦Ada came to visit 0.<|im_end|>⟧\n"
+    ) in text
+    assert "tasks · task001_place.json#0 · task001_place · " in text
+    assert "<|im_start|>system\nYou keep the diary of Ada.<|im_end|>\n" in text
+
+
+def test_num_counts_for_each_source(tmp_path: Path) -> None:
+    headers = re.findall(r"^\w+ · .* targets", show_settings(write_corpus(tmp_path, count=6), num=2), re.M)
+    assert [header.split(" · ")[0] for header in headers] == ["tasks"] * 2 + ["alpaca"] * 2 + ["chats"] * 2
+
+
+def test_rejects_and_over_long_ones_are_told(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path, count=3)
+    rows = [{"instruction": "no output"}, {"instruction": "a", "input": "", "output": "long " * 400}]
+    (tmp_path / "raw" / "alpaca.json").write_text(json.dumps(rows))
+    text = show_settings(path, num=2)
+    assert "alpaca · alpaca.json#0 · rejected: " in text
+    assert re.search(r"alpaca\.json#1 · \d+ tokens, \d+ targets · over-long, so split", text)
+
+
+def test_on_a_terminal_targets_are_coloured(tmp_path: Path) -> None:
+    text = show_settings(write_corpus(tmp_path, count=3), terminal=True)
+    assert "\x1b[1;32mAda came to visit 0.<|im_end|>\x1b[0m" in text
+    assert "⟦" not in text
+
+
+def test_data_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path, count=3)
+    rows = [{"instruction": "[bold]a[/bold]", "input": "", "output": "\x1b[2Jgone\x07"}]
+    (tmp_path / "raw" / "alpaca.json").write_text(json.dumps(rows))
+    text = show_settings(path)
+    assert "[bold]a[/bold]" in text
+    assert "⟦␛[2Jgone␇<|im_end|>⟧" in text
+
+
+def test_packs_are_shown_document_by_document(sealed: Path) -> None:
+    text = show_shards(sealed, num=2)
+    assert re.search(
+        r"^=== train pack 0 of \d+ · \d+ documents, \d+ tokens, \d+ targets · [\d.]+ % full ===$", text, re.M
+    )
+    assert "=== train pack 1 of " in text
+    assert "=== train pack 2 of " not in text
+    documents = text.split("--- document ")[1:]
+    assert len(documents) >= 2
+    for document in documents:
+        assert "<|im_start|>user\n" in document
+        assert document.count("⟦") == document.count("⟧") == document.count("<|im_start|>assistant\n")
+    assert "⟦" not in show_shards(sealed, terminal=True)
+
+
+def test_another_split(sealed: Path) -> None:
+    assert "=== validation pack 0 of " in show_shards(sealed, split="validation")
+
+
+def test_a_split_that_is_not_there(sealed: Path) -> None:
+    with pytest.raises(ShardError, match=r"no such split: got 'validatoin'; .* did you mean 'validation'\?"):
+        show_shards(sealed, split="validatoin")

@@ -1,0 +1,34 @@
+"""The streaming writer, read back by the safetensors package."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from training.safetensors_file import SafetensorsWriter, TensorSpec
+
+
+def test_what_is_written_is_read_by_the_package(tmp_path: Path) -> None:
+    tensors = {
+        "a": torch.randn(3, 5),
+        "empty": torch.zeros(0),
+        "b": torch.randn(7).to(torch.bfloat16),
+        "view": torch.randn(20).narrow(0, 3, 4),
+    }
+    path = tmp_path / "file.safetensors"
+    with SafetensorsWriter(
+        path, {k: TensorSpec(v.dtype, tuple(v.shape)) for k, v in tensors.items()}
+    ) as file:
+        for name, tensor in tensors.items():
+            file.write(name, tensor)
+    read = load_file(path)
+    assert set(read) == set(tensors)
+    for name, tensor in tensors.items():
+        assert torch.equal(read[name], tensor)
+
+
+def test_a_tensor_out_of_turn_is_our_own_bug(tmp_path: Path) -> None:
+    spec = TensorSpec(torch.float32, (2,))
+    with pytest.raises(AssertionError), SafetensorsWriter(tmp_path / "f", {"a": spec, "b": spec}) as file:
+        file.write("b", torch.zeros(2))

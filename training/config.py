@@ -1,0 +1,275 @@
+"""The whole run as one frozen, typed value: run.yaml and overrides in, `RunConfig` out.
+
+Workers read the copy in the run folder and nothing else. What follows from the numbers (steps, accumulation)
+is computed here and stored nowhere; what can be known to be wrong without torch is said by `check_run`.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field
+
+from data_tools.errors import RunError
+from data_tools.settings import AnyPath, Settings, did_you_mean, load_settings
+
+if TYPE_CHECKING:
+    from data_tools.shards import Shards
+
+# Models whose attention is plain causal attention with rotary positions: packed attention is proved for them.
+SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+# A split that training uses itself cannot be evaluated on; these are evaluated on by default where they are.
+DEFAULT_EVALUATION_SPLITS = ("validation", "unseen_tasks")
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class BatchConfig(Settings):
+    """What one optimizer step takes, over all ranks, and what one forward takes on one rank."""
+
+    packs_per_step: int = Field(gt=0)
+    micro_packs: int = Field(default=1, gt=0)
+
+
+class OptimConfig(Settings):
+    """The optimizer and its schedule. `warmup` below 1 is a share of all steps, else a number of steps."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: float = Field(gt=0)
+    betas: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]],
+        BeforeValidator(_as_tuple),
+    ] = (0.9, 0.95)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.03, ge=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
+    clip: float | None = Field(default=1.0, gt=0)
+
+    @classmethod
+    def mistakes_between_keys(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yield a mistake for a warm-up of one and a half steps."""
+        warmup = raw.get("warmup")
+        if isinstance(warmup, float) and warmup >= 1 and not warmup.is_integer():
+            yield "warmup", f"got {warmup}; expected a share below 1, or a whole number of steps"
+
+
+class TuningConfig(Settings):
+    """Which weights are trained: all of them."""
+
+    method: Literal["full"] = "full"
+
+
+class SaveConfig(Settings):
+    """When checkpoints are written, and how many of them are kept."""
+
+    every_steps: int = Field(default=200, gt=0)
+    keep: int = Field(default=2, gt=0)
+
+
+class EvaluateConfig(Settings):
+    """When and on what the loss is measured; `splits` null: validation and unseen_tasks, if there."""
+
+    every_steps: int = Field(default=200, gt=0)
+    splits: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] | None = None
+    max_packs: int | None = Field(default=200, gt=0)
+
+
+class LogConfig(Settings):
+    """How often a step is logged, and whether TensorBoard gets it too."""
+
+    every_steps: int = Field(default=1, gt=0)
+    tensorboard: bool = True
+
+
+class LaunchConfig(Settings):
+    """The ranks of a node: null takes every GPU there is; without GPUs it is the number of CPU ranks."""
+
+    gpus_per_node: int | None = Field(default=None, gt=0)
+
+
+class SlurmConfig(Settings):
+    """What a batch job asks for."""
+
+    nodes: int = Field(default=1, gt=0)
+    time: str | None = None  # in quotes: YAML reads 24:00:00 as the number 86400
+    account: str | None = None
+    partition: str | None = None
+    site: str | None = None
+
+
+class RunConfig(Settings):
+    """run.yaml: everything a run is made of. Exactly one of `epochs` and `steps` is set."""
+
+    path_keys: ClassVar[tuple[str, ...]] = ("model", "shards", "runs", "deepspeed")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    model: AnyPath
+    from_scratch: bool = False
+    shards: AnyPath
+    runs: AnyPath = Path("runs")
+    deepspeed: AnyPath
+    seed: int = Field(default=17, ge=0)
+    batch: BatchConfig
+    epochs: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    optim: OptimConfig
+    precision: Literal["bf16", "fp32"] = "bf16"
+    activation_checkpointing: bool = True
+    tuning: TuningConfig = TuningConfig()
+    save: SaveConfig = SaveConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    log: LogConfig = LogConfig()
+    launch: LaunchConfig = LaunchConfig()
+    slurm: SlurmConfig = SlurmConfig()
+
+    @classmethod
+    def mistakes_between_keys(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yield a mistake unless exactly one of epochs and steps is given."""
+        given = [key for key in ("epochs", "steps") if raw.get(key) is not None]
+        if len(given) == 2:
+            yield "steps", "epochs and steps are both set; expected exactly one of them"
+        if not given:
+            yield "steps", "neither epochs nor steps is set; expected exactly one of them"
+
+    @property
+    def run_folder(self) -> Path:
+        """Return where the run lives: runs/NAME."""
+        return self.runs / self.name
+
+    def write(self, path: Path) -> None:
+        """Write the resolved run as YAML, with absolute paths; the file appears whole or not at all."""
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        partial.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        partial.replace(path)
+
+
+def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read run.yaml with `key=value` overrides. Raise SettingsError with all mistakes."""
+    return load_settings(RunConfig, path, overrides, path_keys=RunConfig.path_keys)
+
+
+def read_run_config(path: Path) -> RunConfig:
+    """Read the config.yaml of a run folder, as its workers do."""
+    return load_run_config(path)
+
+
+def end_of_run(config: RunConfig, num_packs: int) -> int | None:
+    """Return the packs of the whole run, over all its epochs; None if the run is counted in steps."""
+    return None if config.epochs is None else round(config.epochs * num_packs)
+
+
+def derive_steps(config: RunConfig, num_packs: int, *, steps_done: int = 0, consumed: int = 0) -> int:
+    """Return the number of optimizer steps of the whole run, of which some may be done.
+
+    Raises RunError if `epochs` comes to no pack at all.
+    Example: 2 epochs of 9 packs, 4 packs a step: 5 steps, the last of which is filled up with 2 of weight 0.
+    """
+    end = end_of_run(config, num_packs)
+    if end is None:
+        assert config.steps is not None
+        return config.steps
+    if end == 0:
+        raise RunError(
+            f"epochs: nothing to train on: got {config.epochs} epochs of {num_packs} packs; use more"
+        )
+    return steps_done + math.ceil((end - consumed) / config.batch.packs_per_step)
+
+
+def accumulation(config: RunConfig, world_size: int) -> int:
+    """Return the micro-batches of one step on one rank.
+
+    Raises RunError if a step cannot be shared out evenly.
+    """
+    packs, micro = config.batch.packs_per_step, config.batch.micro_packs
+    if packs % (world_size * micro):
+        possible = [size for size in range(1, packs // micro + 1) if packs % (size * micro) == 0]
+        hint = (
+            f"this step can be shared by {', '.join(map(str, possible))} ranks" if possible else "use fewer"
+        )
+        raise RunError(
+            f"batch.packs_per_step: cannot be shared out: got {packs} packs for {world_size} ranks x "
+            f"micro_packs {micro}; expected a multiple of {world_size * micro}; {hint}"
+        )
+    return packs // (world_size * micro)
+
+
+def evaluation_splits(config: RunConfig, shards: "Shards") -> tuple[str, ...]:
+    """Return the splits to evaluate on during training. Raise RunError for one that is named and absent."""
+    present = [name for name, split in shards.splits.items() if split.num_packs > 0]
+    if config.evaluate.splits is None:
+        return tuple(name for name in DEFAULT_EVALUATION_SPLITS if name in present)
+    for name in config.evaluate.splits:
+        if name not in present:
+            raise RunError(
+                f"evaluate.splits: no such split in {config.shards}: got {name!r}; "
+                f"expected one of {', '.join(present)}{did_you_mean(name, present)}"
+            )
+    return config.evaluate.splits
+
+
+def check_run(config: RunConfig) -> "Shards":
+    """Check everything about a run that can be known without torch; return its shards.
+
+    Raises ShardError for shards that cannot be used, RunError with all other mistakes, one a line.
+    """
+    from data_tools.shards import open_shards  # pulls in pyarrow, which `--help` must not pay
+
+    shards = open_shards(config.shards)
+    mistakes = []
+    try:
+        evaluation_splits(config, shards)
+    except RunError as error:
+        mistakes.append(str(error))
+    train = shards.splits.get("train")
+    if train is None or train.num_packs == 0:
+        mistakes.append(f"{config.shards}: has no train split; expected at least one pack to train on")
+    else:
+        try:
+            derive_steps(config, train.num_packs)
+        except RunError as error:
+            mistakes.append(str(error))
+    mistakes += _model_mistakes(config, shards)
+    if mistakes:
+        raise RunError("\n".join(mistakes))
+    return shards
+
+
+def _model_mistakes(config: RunConfig, shards: "Shards") -> Iterator[str]:
+    path = config.model / "config.json"
+    try:
+        model = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        what = "has no config.json" if config.model.is_dir() else "no such folder"
+        yield f"model: {config.model}: {what}; expected a Hugging Face model folder"
+        return
+    except (OSError, ValueError) as error:
+        yield f"model: {path}: cannot be read: {error}"
+        return
+    model_type = model.get("model_type")
+    if model_type not in SUPPORTED_MODEL_TYPES:
+        yield (
+            f"model: {path}: this type of model is not supported: got {model_type!r}; "
+            f"expected one of {', '.join(SUPPORTED_MODEL_TYPES)}"
+        )
+    vocabulary = model.get("vocab_size")
+    if isinstance(vocabulary, int) and vocabulary < shards.vocab_size:
+        yield (
+            f"model: {path}: the shards' vocabulary is larger than the model's: got {shards.vocab_size} "
+            f"ids in {config.shards}; expected at most {vocabulary}; pack with the model's own tokenizer"
+        )
+    positions = model.get("max_position_embeddings")
+    if isinstance(positions, int) and positions < shards.seq_len:
+        yield (
+            f"model: {path}: the shards' seq_len is beyond the model's positions: got {shards.seq_len} in "
+            f"{config.shards}; expected at most {positions}; pack with a smaller seq_len"
+        )
+    if not config.from_scratch and not any(config.model.glob("*.safetensors")):
+        yield f"model: {config.model}: holds no *.safetensors; expected weights, or from_scratch: true"

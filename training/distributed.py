@@ -1,0 +1,128 @@
+"""Rank, world size and rendezvous, from whatever started this process; and the few collectives we use.
+
+The deepspeed launcher and torchrun set RANK and its companions; srun sets SLURM_*; nobody sets anything for a
+single process. DeepSpeed itself would look for MPI in the last two cases and die without mpi4py.
+"""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from data_tools.errors import RunError
+from training.ops import path_to_ninja
+
+# A rank may wait this long for another one that writes a checkpoint or reads a model from a slow disk.
+TIMEOUT = timedelta(minutes=30)
+RENDEZVOUS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process's place among the processes of the run."""
+
+    rank: int
+    size: int
+    local_rank: int
+
+    @property
+    def is_main(self) -> bool:
+        """Return whether this is the rank that writes what is written once."""
+        return self.rank == 0
+
+
+def rendezvous_from(env: Mapping[str, str]) -> dict[str, str]:
+    """Return RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT as this environment implies them.
+
+    Raises RunError where they are set in part, or where Slurm does not say which hosts take part.
+    """
+    given = {key: env[key] for key in RENDEZVOUS if key in env}
+    if "RANK" in given:
+        missing = [key for key in RENDEZVOUS if key not in given]
+        if missing:
+            raise RunError(
+                f"environment: RANK is set without {', '.join(missing)}; expected all of "
+                f"{', '.join(RENDEZVOUS)}; do: start through shardtune train, torchrun or srun"
+            )
+        return given
+    # SLURM_STEP_ID tells srun's tasks from the batch script's own shell, which has SLURM_PROCID too.
+    if "SLURM_PROCID" in env and "SLURM_STEP_ID" in env:
+        size = env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS") or "1"
+        found = {"RANK": env["SLURM_PROCID"], "WORLD_SIZE": size, "LOCAL_RANK": env.get("SLURM_LOCALID", "0")}
+        return found | {
+            "MASTER_ADDR": given.get("MASTER_ADDR") or _first_host(env),
+            "MASTER_PORT": given.get("MASTER_PORT") or str(_slurm_port(env)),
+        }
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    # Port 0: the only process is the server and takes any free port.
+    return alone | {"MASTER_PORT": "0"} | given
+
+
+def _first_host(env: Mapping[str, str]) -> str:
+    """Return the host of rank 0. SLURM_LAUNCH_NODE_IPADDR would not do: it may be the login node."""
+    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST")
+    if nodes is None:
+        raise RunError("environment: Slurm names no nodes: expected SLURM_JOB_NODELIST; or set MASTER_ADDR")
+    command = ["scontrol", "show", "hostnames", nodes]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise RunError(f"{' '.join(command)}: failed: {error}; do: set MASTER_ADDR and MASTER_PORT") from None
+    return result.stdout.split()[0]
+
+
+def _slurm_port(env: Mapping[str, str]) -> int:
+    """Return a port that all ranks derive alike, below the range that systems give out by themselves."""
+    job, step = int(env.get("SLURM_JOB_ID", "0")), int(env.get("SLURM_STEP_ID", "0"))
+    return 15000 + (job + 101 * step) % 15000
+
+
+def init_world() -> World:
+    """Join the process group (nccl on GPUs, gloo on CPU) and return this process's place in it.
+
+    Sets the environment variables that DeepSpeed and its ops read. May be called again. Raises RunError.
+    """
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    found = rendezvous_from(os.environ)
+    os.environ.update(found, PATH=path_to_ninja())
+    world = World(int(found["RANK"]), int(found["WORLD_SIZE"]), int(found["LOCAL_RANK"]))
+    accelerator = get_accelerator()
+    if accelerator.device_name() != "cpu":
+        accelerator.set_device(world.local_rank)
+    deepspeed.init_distributed(
+        dist_backend=accelerator.communication_backend_name(), auto_mpi_discovery=False, timeout=TIMEOUT
+    )
+    assert (dist.get_rank(), dist.get_world_size()) == (world.rank, world.size)
+    return world
+
+
+def all_sum(values: torch.Tensor) -> torch.Tensor:
+    """Return the sum of `values` over all ranks, as a new tensor on the same device."""
+    return _all_reduce(values, dist.ReduceOp.SUM)
+
+
+def all_max(value: float) -> float:
+    """Return the largest of the ranks' values; for a flag, whether any rank has it set."""
+    return float(_all_reduce(torch.tensor(float(value), dtype=torch.float64), dist.ReduceOp.MAX))
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    # By a reduction and not dist.barrier(), which on nccl guesses its device and may guess wrong.
+    all_max(0.0)
+
+
+def _all_reduce(values: torch.Tensor, operation: dist.ReduceOp.RedOpType) -> torch.Tensor:
+    from deepspeed.accelerator import get_accelerator
+
+    on_device = values.detach().clone()
+    if dist.get_backend() == "nccl":
+        on_device = on_device.to(get_accelerator().current_device_name())
+    dist.all_reduce(on_device, op=operation)
+    return on_device.to(values.device)

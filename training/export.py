@@ -1,0 +1,124 @@
+"""From a checkpoint to a Hugging Face folder that plain transformers loads.
+
+Works on the checkpoint's files alone: no GPU, no process group, and one weight in memory at a time.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from data_tools.chat import ChatTokenizer
+from data_tools.errors import RunError
+from training.checkpoint import CheckpointReader, finished_checkpoints
+from training.config import read_run_config
+from training.safetensors_file import SafetensorsWriter, TensorSpec
+
+logger = logging.getLogger(__name__)
+
+MAX_FILE_BYTES = 5 * 10**9
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def export_run(run_folder: Path, checkpoint: str | None, output: Path) -> Path:
+    """Write a run's weights, tokenizer, chat template and generation settings into `output`; return it.
+
+    checkpoint: the name of a folder such as `step-000100`; None takes the newest. Weights are rounded from the
+    float32 master weights to the run's precision, which gives what the engine computed with. The folder appears
+    under its name when it is complete. Raises RunError.
+    """
+    if not (run_folder / "config.yaml").exists():
+        raise RunError(f"{run_folder}: not a run folder: it has no config.yaml")
+    config = read_run_config(run_folder / "config.yaml")
+    reader = CheckpointReader(_pick_checkpoint(run_folder / "checkpoints", checkpoint))
+    if output.exists() and any(output.iterdir()):
+        raise RunError(f"{output}: exists and is not empty; export to another folder, or remove it")
+    dtype = DTYPES[config.precision]
+    partial = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _copy_tokenizer(config.shards / "tokenizer", partial)
+    _write_configs(config.model, dtype, partial)
+    write_weights(reader, dtype, partial)
+    if output.exists():
+        output.rmdir()
+    partial.rename(output)
+    logger.info("exported %s to %s", reader.folder, output)
+    return output
+
+
+def _pick_checkpoint(checkpoints: Path, name: str | None) -> Path:
+    finished = finished_checkpoints(checkpoints)
+    if not finished:
+        raise RunError(f"{checkpoints}: no finished checkpoint; train first")
+    if name is None:
+        return finished[-1]
+    if name not in (path.name for path in finished):
+        raise RunError(
+            f"{checkpoints}: no finished checkpoint of that name: got {name}; "
+            f"expected one of {', '.join(path.name for path in finished)}"
+        )
+    return checkpoints / name
+
+
+def write_weights(reader: CheckpointReader, dtype: torch.dtype, folder: Path) -> None:
+    """Write the weights of a checkpoint as safetensors files of at most 5 GB, with an index if there are several."""
+    files = list(_plan_files(reader.progress.shapes, dtype))
+    weight_map = {}
+    for number, shapes in enumerate(files, 1):
+        name = (
+            f"model-{number:05d}-of-{len(files):05d}.safetensors" if len(files) > 1 else "model.safetensors"
+        )
+        specs = {parameter: TensorSpec(dtype, shape) for parameter, shape in shapes.items()}
+        with SafetensorsWriter(folder / name, specs) as file:
+            for parameter in specs:
+                file.write(parameter, reader.weight(parameter).to(dtype))
+                weight_map[parameter] = name
+    if len(files) > 1:
+        total = sum(torch.Size(shape).numel() for shape in reader.progress.shapes.values()) * dtype.itemsize
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _plan_files(
+    shapes: dict[str, tuple[int, ...]], dtype: torch.dtype
+) -> Iterator[dict[str, tuple[int, ...]]]:
+    members: dict[str, tuple[int, ...]] = {}
+    size = 0
+    for name, shape in shapes.items():
+        num_bytes = TensorSpec(dtype, shape).num_bytes
+        if members and size + num_bytes > MAX_FILE_BYTES:
+            yield members
+            members, size = {}, 0
+        members[name] = shape
+        size += num_bytes
+    yield members
+
+
+def _copy_tokenizer(tokenizer: Path, folder: Path) -> None:
+    for file in sorted(tokenizer.iterdir()):
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+
+
+def _write_configs(model: Path, dtype: torch.dtype, folder: Path) -> None:
+    """Write the model's configuration and how to generate: it stops at the tokens that were trained to end a turn."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers import AutoConfig, GenerationConfig
+
+    config = AutoConfig.from_pretrained(model)
+    config.dtype = dtype
+    config.save_pretrained(folder)
+    generation = (
+        GenerationConfig.from_pretrained(model)
+        if (model / "generation_config.json").exists()
+        else GenerationConfig.from_model_config(config)
+    )
+    tokenizer = ChatTokenizer.load(folder, None)
+    generation.pad_token_id = tokenizer.pad_token_id
+    generation.eos_token_id = sorted(tokenizer.stop_token_ids)
+    generation.save_pretrained(folder)

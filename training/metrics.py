@@ -1,0 +1,161 @@
+"""What a run measures: metrics.jsonl is the record, TensorBoard and the progress line are views of it.
+
+Only rank 0 writes. After a resume each step stands once in either.
+"""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.distributed import World
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "metrics.jsonl"
+
+
+class MetricsLog:
+    """The log of one run, from `resume_step` on (0 for a new run)."""
+
+    def __init__(
+        self,
+        run_folder: Path,
+        *,
+        resume_step: int,
+        tensorboard: bool,
+        world: World | None = None,
+        num_steps: int | None = None,
+    ) -> None:
+        self._progress = Progress(num_steps=num_steps)
+        self._writes = world is None or world.is_main
+        self._board = _open_board(run_folder, resume_step) if self._writes and tensorboard else None
+        if self._writes:
+            path = run_folder / FILE_NAME
+            cut_after(path, resume_step)
+            self._file = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the metrics of a step, `group/name` to value; a step is written once."""
+        if not self._writes:
+            return
+        # JSON has no infinity: a value that is not finite is written as null.
+        values = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for key, value in metrics.items():
+                self._board.add_scalar(key, value, step)
+        logger.info("%s", self._progress.line(step, metrics))
+
+    def text(self, tag: str, text: str, *, step: int = 0) -> None:
+        """Show a text (markdown) in TensorBoard."""
+        if self._board is not None:
+            self._board.add_text(tag, text, step)
+
+    def close(self) -> None:
+        """Write out what is still buffered."""
+        if self._writes:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _open_board(run_folder: Path, resume_step: int) -> "SummaryWriter":
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run_folder / "tensorboard"), purge_step=resume_step + 1)
+
+
+def cut_after(path: Path, step: int) -> None:
+    """Remove the lines of steps after `step` from a metrics file, and a last line that was torn by a kill.
+
+    The file is replaced whole, so that a kill in the middle loses nothing.
+    """
+    if not path.exists():
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    with path.open(encoding="utf-8") as lines, partial.open("w", encoding="utf-8") as kept:
+        kept.writelines(line for line in lines if _step_of(line) <= step)
+        kept.flush()
+        os.fsync(kept.fileno())
+    partial.replace(path)
+
+
+def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics.jsonl, without one that is torn."""
+    with (run_folder / FILE_NAME).open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines if _step_of(line) < math.inf]
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a line; infinity for a torn one."""
+    if not line.endswith("\n"):
+        return math.inf
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+class Progress:
+    """The line for the terminal: `step 12/300  loss 2.31  lr 1.0e-05  grad 0.80  1.2k tok/s  left 3 min`."""
+
+    SHOWN = (
+        ("train/loss", "loss", "{:.4g}"),
+        ("train/lr", "lr", "{:.2e}"),
+        ("train/grad_norm", "grad", "{:.3g}"),
+        ("validation/loss", "validation", "{:.4g}"),
+    )
+
+    def __init__(self, *, num_steps: int | None) -> None:
+        self._num_steps = num_steps
+        self._first: tuple[int, float] | None = None
+
+    def line(self, step: int, metrics: Mapping[str, float]) -> str:
+        """Return the progress line of a step."""
+        of = f"/{self._num_steps}" if self._num_steps else ""
+        parts = [f"step {step}{of}"]
+        parts += [f"{label} {form.format(metrics[key])}" for key, label, form in self.SHOWN if key in metrics]
+        if "speed/tokens_per_second" in metrics:
+            parts.append(f"{_short(metrics['speed/tokens_per_second'])} tok/s")
+        left = self._seconds_left(step)
+        if left is not None:
+            parts.append(f"left {_duration(left)}")
+        return "  ".join(parts)
+
+    def _seconds_left(self, step: int) -> float | None:
+        """Return the time to the end at the mean pace since the first step seen, which itself is not counted:
+        the first step of a process compiles, allocates and reads what the others find ready."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (step, now)
+        first_step, since = self._first
+        if self._num_steps is None or step == first_step or step >= self._num_steps:
+            return None
+        return (now - since) / (step - first_step) * (self._num_steps - step)
+
+
+def _short(value: float) -> str:
+    """Return a number with three digits and a suffix: 1234 is 1.23k."""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

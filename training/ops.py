@@ -1,0 +1,164 @@
+"""DeepSpeed's C++ ops: where their builds are kept, and building them once before the ranks start.
+
+DeepSpeed compiles an op when a rank first needs it, all ranks racing for one lock file that a killed process
+leaves behind for ever. `python -m training.ops BUILDER …` is the process that does the compiling.
+"""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from data_tools.errors import RunError
+from training.ds_config import offload_device
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "TORCH_EXTENSIONS_DIR"
+# Loading an op that is built holds torch's lock file for a second or two. One that is older than this, and
+# that no process here has open, was left behind (torch keeps it open as long as it holds it).
+STALE_LOCK_SECONDS = 20.0
+
+
+def cache_folder() -> Path:
+    """Return the folder of built ops: TORCH_EXTENSIONS_DIR, else one for these versions and this CPU.
+
+    Versions are in its path because torch rebuilds in place what another version has built; the CPU, because
+    the ops are compiled for the very one they are built on.
+    """
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE])
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    versions = (
+        f"py{sys.version_info.major}{sys.version_info.minor}-torch{importlib.metadata.version('torch')}"
+        f"-deepspeed{importlib.metadata.version('deepspeed')}-{platform.machine()}-{_cpu_hash()}"
+    )
+    return cache / "shardtune" / "ops" / versions
+
+
+def path_to_ninja() -> str:
+    """Return PATH with this interpreter's folder first, where `ninja` was installed along with the package.
+
+    Without it an environment that is not activated has no ninja, or the system's: then starts build all ops
+    again in turns, because versions of ninja do not accept each other's logs.
+    """
+    here = str(Path(sys.executable).parent)
+    rest = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder != here]
+    return os.pathsep.join([here, *rest])
+
+
+def _cpu_hash() -> str:
+    """Return a short hash of what the compiler makes of `-march=native` here: the CPU's feature flags."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:8]
+
+
+def needed_ops(ds_config: Mapping[str, Any], *, on_gpu: bool) -> list[str]:
+    """Return the names of DeepSpeed's builders that a run with this configuration loads."""
+    devices = (offload_device(ds_config, "optimizer"), offload_device(ds_config, "param"))
+    builders = [] if on_gpu else ["ShareMemCommBuilder"]
+    if devices[0] != "none":
+        builders.append("CPUAdamBuilder")
+    if "nvme" in devices:
+        builders.append("AsyncIOBuilder")
+    return builders
+
+
+def ensure_ops(builders: Sequence[str], env: Mapping[str, str]) -> None:
+    """Build the ops that are not in the cache yet; `env` is that of the ranks, with TORCH_EXTENSIONS_DIR.
+
+    Raises RunError with the compiler's last lines.
+    """
+    folder = Path(env[CACHE_VARIABLE])
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / "build.lock"):
+        clear_stale_locks(folder)
+        missing = [name for name in builders if not _mark(folder, name).exists()]
+        if not missing:
+            return
+        logger.info(
+            "building DeepSpeed's %s, once for this kind of node; takes a minute or two", _names(missing)
+        )
+        command = [sys.executable, "-m", "training.ops", *missing]
+        result = subprocess.run(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if result.returncode:
+            raise RunError(
+                f"{folder}: DeepSpeed's {_names(missing)} cannot be built here; needs a C++ compiler, the "
+                f"headers of Python{' and libaio' if 'AsyncIOBuilder' in missing else ''}; the last lines:\n"
+                + "\n".join(result.stdout.splitlines()[-20:])
+            )
+        for name in missing:
+            _mark(folder, name).touch()
+
+
+def _mark(folder: Path, builder: str) -> Path:
+    return folder / f"{builder}.built"
+
+
+def _names(builders: Sequence[str]) -> str:
+    return ", ".join(name.removesuffix("Builder") for name in builders)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        with suppress(OSError):  # some network file systems have no locks: two builds are slow, not wrong
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def clear_stale_locks(folder: Path) -> None:
+    """Remove lock files that torch left behind when a process was killed; wait for those that are held."""
+    for lock in folder.glob("*/lock"):
+        while (age := _age(lock)) is not None:
+            if age > STALE_LOCK_SECONDS and not _is_open(lock):
+                logger.warning("%s: left behind by a killed process; removed", lock)
+                lock.unlink(missing_ok=True)
+                break
+            time.sleep(0.2)
+
+
+def _age(path: Path) -> float | None:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def _is_open(path: Path) -> bool:
+    """Return whether a process of this user on this machine has the file open."""
+    target = str(path.resolve())
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if str(descriptor.readlink()) == target:
+                return True
+    return False
+
+
+def build(builders: Sequence[str]) -> None:
+    """Compile and load ops, by the names of DeepSpeed's builders for this accelerator."""
+    from deepspeed.accelerator import get_accelerator
+
+    for name in builders:
+        builder = get_accelerator().create_op_builder(name)
+        # Where this op is unknown or does not fit the node, DeepSpeed does without shared memory.
+        if name == "ShareMemCommBuilder" and (builder is None or not builder.is_compatible()):
+            continue
+        builder.load()
+
+
+if __name__ == "__main__":
+    build(sys.argv[1:])

@@ -1,0 +1,201 @@
+"""The worker of a run, one process for each rank: `python -m training.train RUN_FOLDER/config.yaml`.
+
+Read `train` from top to bottom: it is the run. What it calls lies in the modules beside this one.
+"""
+
+import logging
+import math
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import psutil
+import torch
+from deepspeed.accelerator import get_accelerator
+
+from data_tools.errors import RunError, ShardtuneError
+from data_tools.shards import open_shards
+from training.checkpoint import Progress, describe, save_checkpoint
+from training.clock import Clock
+from training.config import (
+    RunConfig,
+    accumulation,
+    derive_steps,
+    end_of_run,
+    evaluation_splits,
+    read_run_config,
+)
+from training.data import PackOrder, make_batch, num_step_targets, rank_share, seed_random, step_slots
+from training.distributed import World, all_max, all_sum, barrier, init_world
+from training.ds_config import nvme_folder, read_ds_config
+from training.engine import build_engine, prepare_step, resume
+from training.evaluate import evaluate_split
+from training.metrics import MetricsLog
+from training.optim import learning_rate
+from training.run_folder import RunFolder, State, on_stop_signals, watch_parent, worker_lease
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    run: RunFolder, config: RunConfig, ds_config: dict[str, Any], world: World, signalled: threading.Event
+) -> State:
+    """Train from where the run stands to its last step, or until a stop is asked for."""
+    shards = open_shards(config.shards)
+    split = shards.splits["train"]
+    order = PackOrder(fingerprint=shards.fingerprint, seed=config.seed, num_packs=split.num_packs)
+    packs_per_step, micro_packs = config.batch.packs_per_step, config.batch.micro_packs
+
+    engine = build_engine(config, ds_config, world, vocab_size=shards.vocab_size)
+    steps_done, consumed = resume(engine, run, shards, world)
+    end = end_of_run(config, split.num_packs)
+    num_steps = derive_steps(config, split.num_packs, steps_done=steps_done, consumed=consumed)
+    log = MetricsLog(
+        run.path, resume_step=steps_done, tensorboard=config.log.tensorboard, world=world, num_steps=num_steps
+    )
+    log.text("config", f"```yaml\n{run.config_path.read_text()}```")
+
+    state: State = "done"
+    for step in range(steps_done + 1, num_steps + 1):
+        clock = Clock()
+        slots = step_slots(order, consumed=consumed, packs_per_step=packs_per_step, end=end)
+        consumed += sum(slot.weighs for slot in slots)
+        num_targets = num_step_targets(slots, split)
+        micro_batches = rank_share(slots, micro_packs=micro_packs, rank=world.rank, world_size=world.size)
+
+        loss_sum = torch.zeros((), device=engine.device)
+        num_tokens = num_squares = 0
+        for number, micro_slots in enumerate(micro_batches, 1):
+            with clock.part("data"):
+                batch = make_batch(split, micro_slots).to(engine.device)
+                seed_random(config.seed, micro_slots[0].position)
+            engine.set_gradient_accumulation_boundary(number == len(micro_batches))
+            with clock.part("forward"):
+                micro_loss = engine(batch)
+            with clock.part("backward"):
+                # DeepSpeed averages the gradients over the ranks: times world_size they add up, and every
+                # target of the step weighs the same, whichever rank and micro-batch it is in.
+                engine.backward(micro_loss * (world.size / num_targets), scale_wrt_gas=False)
+            loss_sum += micro_loss.detach()
+            num_tokens += batch.num_tokens
+            num_squares += sum(length**2 for length in batch.document_lengths)
+        lr = learning_rate(config.optim, step=step, num_steps=num_steps)
+        prepare_step(engine, lr=lr)
+        with clock.part("optimizer"):
+            engine.step()
+
+        totals = all_sum(torch.tensor([float(loss_sum), num_tokens, num_squares], dtype=torch.float64))
+        loss = float(totals[0]) / num_targets
+        if not math.isfinite(loss):
+            raise RunError(
+                f"step {step}: the loss is {loss}; the last checkpoint is untouched; lower optim.lr"
+            )
+
+        stopping = bool(all_max(signalled.is_set() or (world.is_main and run.stop_requested())))
+        last = step == num_steps
+        metrics: dict[str, float] = {}
+        if last or (step % config.evaluate.every_steps == 0 and not stopping):
+            for name in evaluation_splits(config, shards):
+                metrics |= evaluate_split(
+                    engine, shards, name, world, max_packs=config.evaluate.max_packs, micro_packs=micro_packs
+                )
+        if metrics or last or stopping or step % config.log.every_steps == 0:
+            metrics["train/loss"] = loss
+            metrics["train/lr"] = lr
+            metrics["train/grad_norm"] = float(engine.get_global_grad_norm())
+            metrics["train/epoch"] = consumed / split.num_packs
+            metrics["data/pack_fill"] = float(totals[1]) / (packs_per_step * shards.seq_len)
+            metrics |= clock.metrics()
+            metrics |= speed(engine, clock, *totals[1:].tolist(), num_targets=num_targets)
+            metrics |= memory()
+            log.write(step, metrics)
+        if last or stopping or step % config.save.every_steps == 0:
+            progress = Progress(
+                step=step,
+                packs_consumed=consumed,
+                shards_fingerprint=shards.fingerprint,
+                seed=config.seed,
+                world_size=world.size,
+                **describe(engine),
+            )
+            saved = save_checkpoint(engine, run.checkpoints, progress, world, keep=config.save.keep)
+            logger.info("saved %s", saved)
+        if stopping and not last:
+            state = "stopped"
+            break
+    log.close()
+    return state
+
+
+def speed(
+    engine: deepspeed.DeepSpeedEngine,
+    clock: Clock,
+    num_tokens: float,
+    num_squares: float,
+    *,
+    num_targets: int,
+) -> dict[str, float]:
+    """Return the step's tokens per second and its teraflops per second, over all ranks.
+
+    A training step costs 6 operations for each parameter and token, and 6 x layers x width for each squared
+    token of a document's causal attention (PaLM, appendix B, halved for causality).
+    """
+    hf_config = engine.module.hf.config
+    head_dim = getattr(hf_config, "head_dim", None) or hf_config.hidden_size // hf_config.num_attention_heads
+    attention = 6 * hf_config.num_hidden_layers * hf_config.num_attention_heads * head_dim * num_squares
+    num_parameters = sum(parameter.ds_numel for parameter in engine.module.parameters())
+    seconds = clock.seconds()
+    return {
+        "speed/tokens_per_second": num_tokens / seconds,
+        "speed/target_tokens_per_second": num_targets / seconds,
+        "speed/teraflops_per_second": (6 * num_parameters * num_tokens + attention) / seconds / 1e12,
+    }
+
+
+def memory() -> dict[str, float]:
+    """Return the memory of this rank: resident on the host, and the most that was taken on the device."""
+    used = {"memory/host_gib": psutil.Process().memory_info().rss / 2**30}
+    if get_accelerator().device_name() != "cpu":
+        used["memory/device_peak_gib"] = get_accelerator().max_memory_allocated() / 2**30
+    return used
+
+
+def main(arguments: list[str]) -> int:
+    """Run one rank; return its exit code: 0 for a run that is done or stopped, 2 for the user's mistake."""
+    signalled = threading.Event()
+    on_stop_signals(lambda _: signalled.set())  # the step in hand is finished, then all ranks save
+    watch_parent()
+    # torch.distributed tells each rank that DeepSpeed calls it by names of old.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    run = RunFolder(Path(arguments[0]).parent)
+    world = init_world()
+    logging.basicConfig(
+        level=logging.INFO if world.is_main else logging.WARNING,
+        format=f"%(asctime)s [rank {world.rank}] %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    try:
+        config = read_run_config(run.config_path)
+        ds_config = read_ds_config(run.ds_config_path)
+        ds_config["gradient_accumulation_steps"] = accumulation(config, world.size)
+        with worker_lease(run, rank=world.rank), nvme_folder(ds_config):
+            state = train(run, config, ds_config, world, signalled)
+            barrier()  # nobody leaves before everybody has written: a launcher kills the slower ranks
+            if world.is_main:
+                run.write_state(state)
+    except BaseException as error:
+        run.write_state("failed")
+        if not isinstance(error, ShardtuneError):
+            raise
+        run.write_mistake(error)  # for whoever started the ranks; a launcher may lose the exit code
+        print(error, file=sys.stderr)
+        return error.exit_code
+    torch.distributed.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
