@@ -82,6 +82,14 @@ def _as_details(line: Mapping[str, Any]) -> InitErrorDetails:
     return {"type": kind, "loc": line["loc"], "input": line["input"]}
 
 
+def dump_settings(values: Mapping[str, Any]) -> str:
+    """Return settings as YAML that is read back as they are.
+
+    Plain PyYAML leaves texts such as 0E0 unquoted, which is a number to the reader.
+    """
+    return str(OmegaConf.to_yaml(OmegaConf.create(dict(values))))
+
+
 # --- data.yaml ---------------------------------------------------------------------------------------------
 
 

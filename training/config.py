@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field
 
 from data_tools.errors import RunError
-from data_tools.settings import AnyPath, Settings, did_you_mean, load_settings
+from data_tools.settings import AnyPath, Settings, did_you_mean, dump_settings, load_settings
 
 if TYPE_CHECKING:
     from data_tools.shards import Shards
@@ -147,7 +146,7 @@ class RunConfig(Settings):
     def write(self, path: Path) -> None:
         """Write the resolved run as YAML, with absolute paths; the file appears whole or not at all."""
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        partial.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        partial.write_text(dump_settings(self.model_dump(mode="json")), encoding="utf-8")
         partial.replace(path)
 
 

@@ -29,8 +29,23 @@ def build_engine(
         model_parameters=parameter_groups(model, config.optim.weight_decay),
         config=ds_config,
     )
+    _mend_nvme_prefetch(engine)
     check_documents_apart(engine, vocab_size=vocab_size)
     return engine
+
+
+def _mend_nvme_prefetch(engine: deepspeed.DeepSpeedEngine) -> None:
+    """Let DeepSpeed 0.19.8 ask for a parameter twice when it reads ahead from NVMe.
+
+    With activation checkpointing the last layers are wanted twice in a row, in the forward and in the
+    recomputation, and its swapper asserts that a list of parameters to read holds each of them once.
+    """
+    swappers = {id(p.nvme_swapper): p.nvme_swapper for p in engine.module.parameters() if p.nvme_swapper}
+    for swapper in swappers.values():
+        read = swapper.swap_in
+        swapper.swap_in = lambda params, *options, read=read, **named: read(
+            list(dict.fromkeys(params)), *options, **named
+        )
 
 
 def resume(

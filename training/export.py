@@ -120,5 +120,6 @@ def _write_configs(model: Path, dtype: torch.dtype, folder: Path) -> None:
     )
     tokenizer = ChatTokenizer.load(folder, None)
     generation.pad_token_id = tokenizer.pad_token_id
-    generation.eos_token_id = sorted(tokenizer.stop_token_ids)
+    stops = sorted(tokenizer.stop_token_ids)
+    generation.eos_token_id = stops if len(stops) > 1 else stops[0]
     generation.save_pretrained(folder)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -16,6 +16,7 @@ from data_tools.settings import (
     Settings,
     Splits,
     did_you_mean,
+    dump_settings,
     load_data_settings,
     load_settings,
 )
@@ -229,6 +230,7 @@ class Numbers(Settings):
     third: str = ""
 
 
+@example(0, 0.0, "0E0")
 @given(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(st.characters(codec="ascii")))
 def test_what_is_written_is_what_is_read(first: int, second: float, third: str) -> None:
     import tempfile
@@ -236,7 +238,7 @@ def test_what_is_written_is_what_is_read(first: int, second: float, third: str) 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "numbers.yaml"
         third = third.replace("$", "")  # OmegaConf's own sign
-        path.write_text(yaml.safe_dump({"first": first, "second": second, "third": third}), encoding="utf-8")
+        path.write_text(dump_settings({"first": first, "second": second, "third": third}), encoding="utf-8")
         assert load_settings(Numbers, path, path_keys=()) == Numbers(first=first, second=second, third=third)
 
 

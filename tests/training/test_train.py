@@ -123,13 +123,9 @@ def test_killed_stopped_and_started_again_it_ends_with_the_numbers_of_an_unbroke
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_continued_on_another_number_of_ranks(
-    tiny: Project, unbroken: dict[int, float], before: int, after: int
-) -> None:
-    name = f"from-{before}-to-{after}"
-    tiny.train(name, steps=5, launch={"gpus_per_node": before})
-    losses = tiny.train(name, steps=10, launch={"gpus_per_node": after})
+def test_continued_on_other_numbers_of_ranks(tiny: Project, unbroken: dict[int, float]) -> None:
+    for steps, ranks in ((4, 1), (7, 2), (10, 1)):
+        losses = tiny.train("resized", steps=steps, launch={"gpus_per_node": ranks})
     assert losses.keys() == unbroken.keys()
     for step, loss in unbroken.items():
         assert losses[step] == pytest.approx(loss, abs=1e-4)
@@ -150,7 +146,7 @@ def test_the_exported_model_has_the_logits_of_the_engine(tiny: Project, unbroken
     assert (alone - expected).abs().max() < 1e-4
     tokenizer = AutoTokenizer.from_pretrained(exported)
     assert tokenizer.chat_template
-    assert model.generation_config.eos_token_id == [tokenizer.eos_token_id]
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     again = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert again.returncode == 2
     assert "is not empty" in again.stderr
@@ -217,11 +213,9 @@ def test_nvme_offload_resumes_exactly_and_equals_offload_to_cpu(wide: Project) -
     os.environ["SHARDTUNE_TEST_NVME"] = str(wide.folder / "nvme")
     on_nvme = {"deepspeed": "nvme.json", "save": {"every_steps": 100, "keep": 1}}
 
-    on_cpu = wide.train("cpu", steps=5)
-    unbroken = wide.train("nvme", steps=5, **on_nvme)
-    wide.train("nvme-broken", steps=3, **on_nvme)
-    resumed = wide.train("nvme-broken", steps=5, **on_nvme)
-    assert resumed == unbroken == on_cpu
+    on_cpu = wide.train("cpu", steps=4)
+    wide.train("nvme", steps=2, **on_nvme)
+    assert wide.train("nvme", steps=4, **on_nvme) == on_cpu
     assert not any((wide.folder / "nvme").iterdir()), "the run's swap folder is removed at its end"
 
 
