@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from data_tools.conversation import Conversation, Message
-from data_tools.errors import Reject
+from data_tools.errors import Reject, SettingsError
 from data_tools.formats import get_format
 from data_tools.settings import DataSettings, SourceSettings
 from data_tools.sources import cut_parts, list_files
@@ -23,6 +23,8 @@ def convert(settings: DataSettings, output: Path) -> dict[str, tuple[int, int]]:
     # Looked up first: a mistake in the last source shall not cost the conversion of the others.
     sources = [(source, list_files(source.path), get_format(source.format)) for source in settings.sources]
     counts = {}
+    if output.exists() and not output.is_file():
+        raise SettingsError(f"{output}: exists and is not a file; name another one")
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
     try:

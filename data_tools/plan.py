@@ -33,6 +33,7 @@ from data_tools.selection import (
 )
 from data_tools.settings import DataSettings
 from data_tools.shard_index import SPLITS, SourceInfo, TaskInfo
+from data_tools.sources import FILE_DAMAGE
 from data_tools.tokenize import DonePart, part_path
 
 
@@ -145,9 +146,19 @@ def make_plan(settings: DataSettings, parts: Sequence[DonePart], *, vocab_size: 
 
 
 def check_reject_rate(settings: DataSettings, plan: Plan) -> None:
-    """Raise SourceError with a line for each source that made nothing, or of which too much was rejected."""
+    """Raise SourceError with a line for each source that made nothing, or of which too much was rejected.
+
+    A damaged file is too much at any rate below 1: it counts as one reject, and nobody knows how many rows it had.
+    """
     problems = []
     for source in plan.sources:
+        damage = sorted(FILE_DAMAGE & source.rejected.keys())
+        if damage and settings.max_reject_rate < 1:
+            problems.append(
+                f"source {source.name}: a file is damaged: {', '.join(damage)}; rows of it are lost; do: fetch the "
+                "file named in rejects.jsonl again, or take what is left with max_reject_rate: 1"
+            )
+            continue
         num_rejected = sum(source.rejected.values())
         if num_rejected > settings.max_reject_rate * source.conversations:
             reason, count = Counter(source.rejected).most_common(1)[0]

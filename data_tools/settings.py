@@ -137,7 +137,7 @@ class DataSettings(Settings):
     output: AnyPath
     tokenizer: AnyPath
     chat_template: str | None = None
-    seq_len: int = Field(gt=1)
+    seq_len: int = Field(gt=1, le=2**24)
     seed: int = Field(default=17, ge=0)
     train_on: Literal["assistant", "last_assistant", "all"] = "assistant"
     overlong: Literal["split", "truncate", "drop"] = "split"

@@ -29,6 +29,12 @@ Shape = Literal["lines", "array", "value", "object"]
 READERS: tuple[str, ...] = get_args(Reader)
 PART_BYTES = 64 << 20
 
+# Reasons of a BadRow that stands for an unknown number of rows: the file is damaged, not a row in it.
+DAMAGED_GZIP = "damaged gzip data"
+NOT_CLOSED = "array is not closed"
+CONTENT_BEHIND = "content after the end of the array"
+FILE_DAMAGE = frozenset({DAMAGED_GZIP, NOT_CLOSED, CONTENT_BEHIND})
+
 _BOM = b"\xef\xbb\xbf"
 # Files that are no JSON from their first bytes on: told of at once, not as a million bad rows.
 _OTHER_FILES = {
@@ -285,7 +291,7 @@ def read_part(part: Part) -> Iterator[Row | BadRow]:
         else:
             yield from _read_whole(stream, part)
         if stream.damage:
-            yield BadRow(part.name, "damaged gzip data", f"{stream.damage}; rows behind this are lost")
+            yield BadRow(part.name, DAMAGED_GZIP, f"{stream.damage}; rows behind this are lost")
 
 
 def _read_lines(stream: ByteStream, part: Part) -> Iterator[Row | BadRow]:
@@ -311,15 +317,13 @@ def _read_array(stream: ByteStream, part: Part) -> Iterator[Row | BadRow]:
         origin = f"{part.name}#{index}"
         filled = bool(element.content.strip())
         if closed:
-            yield BadRow(
-                part.name, "content after the end of the array", f"{element.stop - element.start} bytes"
-            )
+            yield BadRow(part.name, CONTENT_BEHIND, f"{element.stop - element.start} bytes")
         elif element.end == "limit":
             yield BadRow(origin, "row is too large", "no end of it was found; the rows behind it are lost")
         elif filled:
             row = _parse(element.content, origin)
             if element.end == "eof" and isinstance(row, BadRow):
-                yield BadRow(origin, "array is not closed", f"the file ends inside this row: {row.detail}")
+                yield BadRow(origin, NOT_CLOSED, f"the file ends inside this row: {row.detail}")
                 return
             yield row
             index += 1
@@ -328,7 +332,7 @@ def _read_array(stream: ByteStream, part: Part) -> Iterator[Row | BadRow]:
             index += 1
         # Nothing before "]" is an empty array or a comma behind the last row, as LogiCoT's files have it.
         if element.end == "eof" and is_last and not closed:
-            yield BadRow(f"{part.name}#{index}", "array is not closed", "the file ends without a `]`")
+            yield BadRow(f"{part.name}#{index}", NOT_CLOSED, "the file ends without a `]`")
         closed = closed or element.end == "]"
 
 

@@ -26,6 +26,7 @@ from data_tools.formats import Format, get_format
 from data_tools.parts import SUFFIX, RejectedRow, TokenizedRow, write_part
 from data_tools.progress import track
 from data_tools.settings import DataSettings
+from data_tools.shard_index import INDEX_NAME, REJECTS_NAME, TOKENIZER_FOLDER
 from data_tools.sources import BadRow, Part, cut_parts, hash_part, list_files, read_part
 
 VERSION = 1  # of the part files and of what tokenizing a conversation means
@@ -89,12 +90,31 @@ def tokenize(
     if not 0 <= task < num_tasks:
         raise SettingsError(f"--task: got {task}; expected 0 … {num_tasks - 1} (--num-tasks - 1)")
     jobs = list_jobs(settings)[task::num_tasks]
+    check_output(settings)
     (settings.output / PARTS_FOLDER).mkdir(parents=True, exist_ok=True)
     own = tokenizer if min(workers, len(jobs)) <= 1 else None
     work = partial(
         _tokenize_job, settings=settings, tokenizer_fingerprint=tokenizer.fingerprint, tokenizer=own
     )
     return map_jobs(work, jobs, workers=workers, what="tokenize")
+
+
+def check_output(settings: DataSettings) -> None:
+    """Raise SettingsError if writing to `output` would overwrite what is not ours; other files there may stay."""
+    output = settings.output.resolve()
+    if settings.tokenizer.resolve().is_relative_to(output):
+        raise SettingsError(
+            f"output: {settings.output}: the tokenizer lies in it, at {settings.tokenizer}; expected a folder of the "
+            "shards' own"
+        )
+    if output.exists() and not output.is_dir():
+        raise SettingsError(f"output: {settings.output}: is not a folder; name another one")
+    ours = (INDEX_NAME, PARTS_FOLDER, REJECTS_NAME)
+    if (output / TOKENIZER_FOLDER).exists() and not any((output / name).exists() for name in ours):
+        raise SettingsError(
+            f"output: {settings.output}: holds a folder {TOKENIZER_FOLDER} that is not shardtune's and would be "
+            "overwritten; name another output"
+        )
 
 
 def map_jobs(

@@ -1,8 +1,8 @@
 """Our own checkpoint: without pickle, atomic, and readable by any number of ranks.
 
 `step-000100/` holds for each rank a safetensors file with its slices of master weights and optimizer states, then
-`progress.json`, then `DONE`. ZeRO-3 cuts each parameter, flattened, into `world_size` runs of equal length; so the
-slice that another number of ranks needs is a range, read from the few files that hold it.
+`progress.json`, then `DONE`. Here they are written from the engine and put back into it; checkpoint_files.py reads
+them.
 
 Uses private names of DeepSpeed 0.19 (`fp16_groups`, `fp32_partitioned_groups_flat`, the swap calls), because its own
 checkpoint loses Adam's moments with NVMe offload. The tests save, resume and compare for each kind of offload.
@@ -10,66 +10,29 @@ checkpoint loses Adam's moments with NVMe offload. The tests save, resume and co
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
-from safetensors import safe_open
 
 from data_tools.errors import RunError
+from training.checkpoint_files import (
+    DONE,
+    MASTER,
+    CheckpointReader,
+    Progress,
+    checkpoint_folder,
+    finished_checkpoints,
+    partition,
+    rank_file,
+)
 from training.distributed import World, all_max, barrier
 from training.model import PackedCausalLM
 from training.safetensors_file import SafetensorsWriter, TensorSpec
-
-FORMAT_VERSION = 1
-DONE = "DONE"
-MASTER = "master"  # name of the float32 weights beside the optimizer's own names (exp_avg, exp_avg_sq)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a run has done, as kept in `progress.json`; `packs_consumed` alone says where it stands in its data.
-
-    shapes: the full shape of each parameter, in the order of the model. optimizer_states: the names of the
-    optimizer's tensors for each parameter. versions: of the packages that wrote it, for people.
-    """
-
-    step: int
-    packs_consumed: int
-    shards_fingerprint: str
-    seed: int
-    world_size: int
-    optimizer_step: int
-    optimizer_states: tuple[str, ...]
-    parameter_groups: tuple[dict[str, Any], ...]
-    shapes: dict[str, tuple[int, ...]]
-    versions: dict[str, str]
-    format_version: int = FORMAT_VERSION
-
-
-def partition(numel: int, rank: int, world_size: int) -> tuple[int, int]:
-    """Return the range of a flattened parameter that ZeRO-3 gives to a rank; empty for some with few elements."""
-    chunk = -(-numel // world_size)
-    return min(rank * chunk, numel), min((rank + 1) * chunk, numel)
-
-
-def checkpoint_folder(checkpoints: Path, step: int) -> Path:
-    """Return the folder of a step's checkpoint."""
-    return checkpoints / f"step-{step:06d}"
-
-
-def finished_checkpoints(checkpoints: Path) -> list[Path]:
-    """Return the complete checkpoints of a run, oldest first."""
-    if not checkpoints.is_dir():
-        return []
-    found = [path for path in checkpoints.iterdir() if re.fullmatch(r"step-\d+", path.name)]
-    return sorted((path for path in found if (path / DONE).exists()), key=lambda path: int(path.name[5:]))
 
 
 def save_checkpoint(
@@ -85,7 +48,7 @@ def save_checkpoint(
     try:
         partial.mkdir(parents=True, exist_ok=True)
         with SafetensorsWriter(
-            _rank_file(partial, world.rank, world.size), _slice_specs(engine, world)
+            rank_file(partial, world.rank, world.size), _slice_specs(engine, world)
         ) as file:
             for name, tensor in _live_slices(engine, world):
                 file.write(name, tensor)
@@ -124,10 +87,6 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _rank_file(folder: Path, rank: int, world_size: int) -> Path:
-    return folder / f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
 
 
 def describe(engine: deepspeed.DeepSpeedEngine) -> dict[str, Any]:
@@ -195,48 +154,6 @@ def _live_slices(engine: deepspeed.DeepSpeedEngine, world: World) -> Iterator[tu
                 yield f"{kind}|{name}", flat.data.narrow(0, offset, stop - start)
         if swapped:
             optimizer._release_swap_buffers(index)
-
-
-class CheckpointReader:
-    """A finished checkpoint; gives any range of any parameter, whatever the number of ranks that wrote it."""
-
-    def __init__(self, folder: Path) -> None:
-        if not (folder / DONE).exists():
-            raise RunError(f"{folder}: not a finished checkpoint: it has no file {DONE}")
-        self.folder = folder
-        fields = json.loads((folder / "progress.json").read_text())
-        if fields.get("format_version") != FORMAT_VERSION:
-            raise RunError(
-                f"{folder}: checkpoint of another format: got version {fields.get('format_version')}; "
-                f"expected {FORMAT_VERSION}; use the version of shardtune that wrote it"
-            )
-        fields["shapes"] = {name: tuple(shape) for name, shape in fields["shapes"].items()}
-        self.progress = Progress(**fields)
-
-    @cached_property
-    def _files(self) -> list[Any]:
-        world_size = self.progress.world_size
-        paths = [_rank_file(self.folder, rank, world_size) for rank in range(world_size)]
-        missing = [path.name for path in paths if not path.exists()]
-        if missing:
-            raise RunError(f"{self.folder}: the checkpoint is not whole: missing {', '.join(missing)}")
-        return [safe_open(path, framework="pt") for path in paths]
-
-    def read(self, kind: str, name: str, start: int, stop: int) -> torch.Tensor:
-        """Return elements [start, stop) of a flattened parameter's `kind` (master, exp_avg, …), float32."""
-        numel = torch.Size(self.progress.shapes[name]).numel()
-        pieces = []
-        for rank, file in enumerate(self._files):
-            first, last = partition(numel, rank, self.progress.world_size)
-            begin, end = max(start, first), min(stop, last)
-            if begin < end:
-                pieces.append(file.get_slice(f"{kind}|{name}")[begin - first : end - first])
-        return torch.cat(pieces) if pieces else torch.zeros(0)
-
-    def weight(self, name: str) -> torch.Tensor:
-        """Return a whole parameter in its shape, float32."""
-        shape = self.progress.shapes[name]
-        return self.read(MASTER, name, 0, torch.Size(shape).numel()).reshape(shape)
 
 
 def load_checkpoint(engine: deepspeed.DeepSpeedEngine, reader: CheckpointReader, world: World) -> None:

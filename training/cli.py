@@ -74,6 +74,10 @@ def main() -> None:
     except ShardtuneError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
+    except OSError as error:
+        # A full disk, a folder that is a file, a path that may not be written: the machine's, and one line.
+        sys.stderr.write(f"{error.filename or 'shardtune'}: {error.strerror or error}\n")
+        sys.exit(ShardtuneError.exit_code)
 
 
 if __name__ == "__main__":

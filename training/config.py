@@ -252,6 +252,9 @@ def _model_mistakes(config: RunConfig, shards: "Shards") -> Iterator[str]:
     except (OSError, ValueError) as error:
         yield f"model: {path}: cannot be read: {error}"
         return
+    if not isinstance(model, dict):
+        yield f"model: {path}: got {type(model).__name__}; expected a JSON object"
+        return
     model_type = model.get("model_type")
     if model_type not in SUPPORTED_MODEL_TYPES:
         yield (

@@ -9,7 +9,8 @@ from deepspeed.ops.adam import DeepSpeedCPUAdam
 
 from data_tools.errors import RunError
 from data_tools.shards import Shards
-from training.checkpoint import CheckpointReader, finished_checkpoints, load_checkpoint
+from training.checkpoint import load_checkpoint
+from training.checkpoint_files import CheckpointReader, finished_checkpoints
 from training.config import RunConfig
 from training.distributed import World
 from training.model import check_documents_apart, load_model
@@ -23,6 +24,7 @@ def build_engine(
     config: RunConfig, ds_config: dict[str, Any], world: World, *, vocab_size: int
 ) -> deepspeed.DeepSpeedEngine:
     """Return the engine with the run's model in partitions, after the self-test of packed attention."""
+    logger.info("loading %s on %d ranks", config.model, world.size)
     model = load_model(config, ds_config, world)
     engine, *_ = deepspeed.initialize(
         model=model,

@@ -4,7 +4,6 @@ Works on the checkpoint's files alone: no GPU, no process group, and one weight 
 """
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,11 +13,9 @@ import torch
 
 from data_tools.chat import ChatTokenizer
 from data_tools.errors import RunError
-from training.checkpoint import CheckpointReader, finished_checkpoints
+from training.checkpoint_files import CheckpointReader, finished_checkpoints
 from training.config import read_run_config
 from training.safetensors_file import SafetensorsWriter, TensorSpec
-
-logger = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 5 * 10**9
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -47,7 +44,6 @@ def export_run(run_folder: Path, checkpoint: str | None, output: Path) -> Path:
     if output.exists():
         output.rmdir()
     partial.rename(output)
-    logger.info("exported %s to %s", reader.folder, output)
     return output
 
 

@@ -30,17 +30,18 @@ STALE_LOCK_SECONDS = 20.0
 
 
 def cache_folder() -> Path:
-    """Return the folder of built ops: TORCH_EXTENSIONS_DIR, else one for these versions and this CPU.
+    """Return the folder of built ops: TORCH_EXTENSIONS_DIR, else one for these packages and this CPU.
 
-    Versions are in its path because torch rebuilds in place what another version has built; the CPU, because
-    the ops are compiled for the very one they are built on.
+    Versions and the place of the packages are in its path because torch rebuilds in place what another
+    environment has built, even from the same sources; the CPU, because the ops are compiled for that very one.
     """
     if os.environ.get(CACHE_VARIABLE):
         return Path(os.environ[CACHE_VARIABLE])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     versions = (
         f"py{sys.version_info.major}{sys.version_info.minor}-torch{importlib.metadata.version('torch')}"
-        f"-deepspeed{importlib.metadata.version('deepspeed')}-{platform.machine()}-{_cpu_hash()}"
+        f"-deepspeed{importlib.metadata.version('deepspeed')}"
+        f"-{hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]}-{platform.machine()}-{_cpu_hash()}"
     )
     return cache / "shardtune" / "ops" / versions
 

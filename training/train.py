@@ -18,7 +18,8 @@ from deepspeed.accelerator import get_accelerator
 
 from data_tools.errors import RunError, ShardtuneError
 from data_tools.shards import open_shards
-from training.checkpoint import Progress, describe, save_checkpoint
+from training.checkpoint import describe, save_checkpoint
+from training.checkpoint_files import Progress
 from training.clock import Clock
 from training.config import (
     RunConfig,
@@ -58,11 +59,13 @@ def train(
     )
     log.text("config", f"```yaml\n{run.config_path.read_text()}```")
 
+    if steps_done >= num_steps:
+        logger.info("nothing left to do: %d steps are done of %d; set more to go on", steps_done, num_steps)
     state: State = "done"
     for step in range(steps_done + 1, num_steps + 1):
         clock = Clock()
         slots = step_slots(order, consumed=consumed, packs_per_step=packs_per_step, end=end)
-        consumed += sum(slot.weighs for slot in slots)
+        consumed += sum(slot.weighs for slot in slots)  # all but the fillers of a run's last step
         num_targets = num_step_targets(slots, split)
         micro_batches = rank_share(slots, micro_packs=micro_packs, rank=world.rank, world_size=world.size)
 

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_tools.shards import open_shards
@@ -47,6 +48,7 @@ def answer(model: torch.nn.Module, prompts: list[list[int]], num_tokens: int, pa
 
 
 def main() -> None:
+    transformers.utils.logging.disable_progress_bar()
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
     parser.add_argument("shards", type=Path)

@@ -322,3 +322,27 @@ def test_real_rows_fill_their_packs(
     assert sum(sum(source.rejected.values()) for source in index.sources) == 0
     report = verify(tmp_path / "shards")
     assert report.problems == ()
+
+
+def test_a_damaged_file_is_refused_whatever_few_rejects_it_makes(corpus: Path) -> None:
+    path = corpus / "raw" / "alpaca.json"
+    path.write_text(path.read_text().rstrip().rstrip("]"))
+    with pytest.raises(SourceError, match="source alpaca: a file is damaged: array is not closed"):
+        run(corpus, "max_reject_rate=0.9")
+    assert run(corpus, "max_reject_rate=1").index.sources[1].kept > 0
+
+
+@pytest.mark.parametrize("place", ["inside", "itself", "foreign", "file"])
+def test_an_output_that_is_not_ours_is_left_as_it_is(corpus: Path, place: str) -> None:
+    tokenizer = load_data_settings(corpus / "data.yaml").tokenizer
+    foreign = corpus / "foreign"
+    if place == "file":
+        foreign.write_text("mine")
+    else:
+        (foreign / "tokenizer").mkdir(parents=True)
+        (foreign / "tokenizer" / "mine.txt").write_text("mine")
+    output = {"inside": tokenizer.parent, "itself": tokenizer}.get(place, foreign)
+    before = files_of(output)
+    with pytest.raises(SettingsError, match="output: "):
+        run(corpus, f"output={output}")
+    assert files_of(output) == before

@@ -78,3 +78,13 @@ def test_print_prepares_the_run_and_gives_its_line(made: Path, tmp_path: Path) -
     assert result.stdout.rstrip().endswith(f"--module training.train {folder}/config.yaml")
     assert "steps: 7" in (folder / "config.yaml").read_text()
     assert not (folder / "lease.json").exists()
+
+
+def test_what_the_machine_refuses_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "rows.jsonl").write_text("")
+    command = [sys.executable, "-m", "training.cli", "verify", str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,123 @@
+"""The files of a checkpoint, read without DeepSpeed and for any number of ranks.
+
+ZeRO-3 cuts each parameter, flattened, into `world_size` runs of equal length, and each rank's file holds its runs. So
+the slice that another number of ranks needs is a range, read from the few files that hold it.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from data_tools.errors import RunError
+
+FORMAT_VERSION = 1
+DONE = "DONE"
+MASTER = "master"  # name of the float32 weights beside the optimizer's own names (exp_avg, exp_avg_sq)
+
+WAY_OUT = "remove its folder to go on from the one before"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a run has done, as kept in `progress.json`; `packs_consumed` alone says where it stands in its data.
+
+    shapes: the full shape of each parameter, in the order of the model. optimizer_states: the names of the
+    optimizer's tensors for each parameter. versions: of the packages that wrote it, for people.
+    """
+
+    step: int
+    packs_consumed: int
+    shards_fingerprint: str
+    seed: int
+    world_size: int
+    optimizer_step: int
+    optimizer_states: tuple[str, ...]
+    parameter_groups: tuple[dict[str, Any], ...]
+    shapes: dict[str, tuple[int, ...]]
+    versions: dict[str, str]
+    format_version: int = FORMAT_VERSION
+
+
+def partition(numel: int, rank: int, world_size: int) -> tuple[int, int]:
+    """Return the range of a flattened parameter that ZeRO-3 gives to a rank; empty for some with few elements."""
+    chunk = -(-numel // world_size)
+    return min(rank * chunk, numel), min((rank + 1) * chunk, numel)
+
+
+def checkpoint_folder(checkpoints: Path, step: int) -> Path:
+    """Return the folder of a step's checkpoint."""
+    return checkpoints / f"step-{step:06d}"
+
+
+def finished_checkpoints(checkpoints: Path) -> list[Path]:
+    """Return the complete checkpoints of a run, oldest first."""
+    if not checkpoints.is_dir():
+        return []
+    found = [path for path in checkpoints.iterdir() if re.fullmatch(r"step-\d+", path.name)]
+    return sorted((path for path in found if (path / DONE).exists()), key=lambda path: int(path.name[5:]))
+
+
+def rank_file(folder: Path, rank: int, world_size: int) -> Path:
+    """Return the file that holds a rank's slices."""
+    return folder / f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
+
+
+class CheckpointReader:
+    """A finished checkpoint; gives any range of any parameter, whatever the number of ranks that wrote it."""
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / DONE).exists():
+            raise RunError(f"{folder}: not a finished checkpoint: it has no file {DONE}")
+        self.folder = folder
+        try:
+            fields = json.loads((folder / "progress.json").read_text())
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{folder}: the checkpoint is damaged: progress.json: {error}; {WAY_OUT}"
+            ) from None
+        if fields.get("format_version") != FORMAT_VERSION:
+            raise RunError(
+                f"{folder}: checkpoint of another format: got version {fields.get('format_version')}; "
+                f"expected {FORMAT_VERSION}; use the version of shardtune that wrote it"
+            )
+        fields["shapes"] = {name: tuple(shape) for name, shape in fields["shapes"].items()}
+        self.progress = Progress(**fields)
+
+    @cached_property
+    def _files(self) -> list[Any]:
+        world_size = self.progress.world_size
+        paths = [rank_file(self.folder, rank, world_size) for rank in range(world_size)]
+        missing = [path.name for path in paths if not path.exists()]
+        if missing:
+            raise RunError(
+                f"{self.folder}: the checkpoint is damaged: missing {', '.join(missing)}; {WAY_OUT}"
+            )
+        return [self._open(path) for path in paths]
+
+    def _open(self, path: Path) -> Any:
+        try:
+            return safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise RunError(f"{path}: the checkpoint is damaged: {error}; {WAY_OUT}") from None
+
+    def read(self, kind: str, name: str, start: int, stop: int) -> torch.Tensor:
+        """Return elements [start, stop) of a flattened parameter's `kind` (master, exp_avg, …), float32."""
+        numel = torch.Size(self.progress.shapes[name]).numel()
+        pieces = []
+        for rank, file in enumerate(self._files):
+            first, last = partition(numel, rank, self.progress.world_size)
+            begin, end = max(start, first), min(stop, last)
+            if begin < end:
+                pieces.append(file.get_slice(f"{kind}|{name}")[begin - first : end - first])
+        return torch.cat(pieces) if pieces else torch.zeros(0)
+
+    def weight(self, name: str) -> torch.Tensor:
+        """Return a whole parameter in its shape, float32."""
+        shape = self.progress.shapes[name]
+        return self.read(MASTER, name, 0, torch.Size(shape).numel()).reshape(shape)
