@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.completion import complete_packs
+from data_tools.completion import complete_packs, draw_packs
 from data_tools.fingerprints import mix
 
 WINDOW = 2**20
@@ -71,18 +71,16 @@ def pack(lengths: NDArray[np.integer], capacity: int, *, seed: int, window: int 
 
 
 def _mend(bins: NDArray[np.int64], lengths: NDArray[np.integer], capacity: int) -> NDArray[np.int64]:
-    """Where a window is filled badly, take apart every bin that is not full, and complete bins instead."""
+    """Where a window is filled badly, complete the bins that are not full instead, or draw all of them anew."""
     fill = np.bincount(bins, lengths)
     if fill.sum() >= GOOD_FILL * capacity * len(fill):
         return bins
     undone = fill < capacity
     again = np.flatnonzero(undone[bins])
-    completed = complete_packs(lengths[again], capacity)
-    if int(completed.max()) + 1 >= undone.sum():
-        return bins
     mended = (np.cumsum(~undone) - 1)[bins]
-    mended[again] = completed + (~undone).sum()
-    return mended
+    mended[again] = complete_packs(lengths[again], capacity) + (~undone).sum()
+    # min takes the first of equals.
+    return min((bins, mended, draw_packs(lengths, capacity)), key=lambda candidate: int(candidate.max()))
 
 
 def _run_lengths(values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,12 +1,14 @@
 """Packing: every item once, no pack too long, as few packs as plain best fit, full packs at scale."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from data_tools.completion import complete_packs
+from data_tools.completion import complete_packs, draw_packs
 from data_tools.packing import best_fit_decreasing, pack
 
 
@@ -38,10 +40,13 @@ def test_bulk_steps_open_as_many_bins_as_the_textbook_algorithm(case: tuple[int,
     assert fill.max(initial=0) <= capacity
 
 
-@given(cases)
-def test_completion_places_every_item_and_leaves_no_bin_empty(case: tuple[int, list[int]]) -> None:
+@pytest.mark.parametrize("algorithm", [complete_packs, draw_packs])
+@given(case=cases)
+def test_completion_places_every_item_and_leaves_no_bin_empty(
+    algorithm: Callable[..., NDArray[np.int64]], case: tuple[int, list[int]]
+) -> None:
     capacity, lengths = case
-    bins = complete_packs(np.array(lengths, np.int64), capacity)
+    bins = algorithm(np.array(lengths, np.int64), capacity)
     assert set(bins.tolist()) == set(range(len(set(bins.tolist()))))
     assert np.bincount(bins, lengths).max(initial=0) <= capacity
 
@@ -88,6 +93,14 @@ def test_packs_are_full_from_a_thousand_on(mean_log: float, spread: float, capac
     needed = int(np.searchsorted(np.cumsum(lengths), 1050 * capacity))
     fill, num_packs = fill_of(lengths[:needed], capacity)
     assert num_packs >= 1000
+    assert fill >= 0.995
+
+
+def test_narrow_bands_of_lengths_are_packed_full() -> None:
+    rng = np.random.default_rng(0)
+    bands = [rng.integers(low, high, 2000) for low, high in ((39, 47), (45, 76), (80, 93))]
+    fill, num_packs = fill_of(np.concatenate(bands), 256)
+    assert num_packs > 1000
     assert fill >= 0.995
 
 
