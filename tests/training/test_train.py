@@ -204,6 +204,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return make_project(tmp_path_factory.mktemp("wide"), rows_per_family=30, seq_len=128, layers=layers)
 
 
+@pytest.mark.slow  # in a fresh environment DeepSpeed compiles its disk access for some five minutes first
 def test_nvme_offload_resumes_exactly_and_equals_offload_to_cpu(wide: Project) -> None:
     nvme = json.loads((ROOT / "ds_configs" / "zero3_offload_nvme.json").read_text())
     for section in ("offload_param", "offload_optimizer"):
