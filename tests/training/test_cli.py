@@ -82,9 +82,14 @@ def test_print_prepares_the_run_and_gives_its_line(made: Path, tmp_path: Path) -
 
 def test_what_the_machine_refuses_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    (tmp_path / "rows.jsonl").write_text("")
-    command = [sys.executable, "-m", "training.cli", "verify", str(tmp_path / "file")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    (tmp_path / "rows.json").write_text('[{"instruction": "Say hello.", "input": "", "output": "Hello."}]')
+    (tmp_path / "data.yaml").write_text(
+        "{output: o, tokenizer: t, seq_len: 8, sources: [{path: rows.json, format: alpaca}]}"
+    )
+    command = [sys.executable, "-m", "training.cli", "convert", str(tmp_path / "data.yaml")]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path / "file" / "rows.jsonl")], capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
