@@ -9,6 +9,7 @@ from deepspeed.ops.adam import DeepSpeedCPUAdam
 
 from data_tools.errors import RunError
 from data_tools.shards import Shards
+from training.attention import check_documents_apart
 from training.checkpoint import load_checkpoint
 from training.checkpoint_files import CheckpointReader, finished_checkpoints
 from training.config import RunConfig
@@ -16,7 +17,7 @@ from training.distributed import World
 from training.health import Health
 from training.ledger import BEGINNING
 from training.lion import Lion
-from training.model import PackedCausalLM, check_documents_apart, load_model
+from training.model import PackedCausalLM, load_model
 from training.optim import keep_rates_apart, parameter_groups, set_learning_rate
 from training.run_folder import RunFolder
 

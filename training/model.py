@@ -1,20 +1,12 @@
-"""The model of a run: loaded in partitions under ZeRO-3, with attention that keeps a pack's documents apart.
-
-Attention is our own registered function: PyTorch's varlen kernel on a GPU, SDPA document by document elsewhere. No
-mask is ever built, and no detection from positions has to guess where documents begin.
-"""
+"""The model of a run: loaded in partitions under ZeRO-3, made ready for its tuning method, losses for batches."""
 
 import logging
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
     AutoConfig,
     AutoModelForCausalLM,
     PretrainedConfig,
@@ -25,6 +17,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from data_tools.errors import RunError
 from training.adversarial import neftune_noise
+from training.attention import ATTENTION_NAME
 from training.base_model import Shapes, parameter_shapes, read_weight_shapes
 from training.config import SUPPORTED_MODEL_TYPES, RunConfig, trained_base
 from training.data import Batch
@@ -34,90 +27,11 @@ from training.optim_settings import LossConfig
 from training.tuning.adalora import OrthogonalityPenalty, make_penalty
 from training.tuning.methods import continue_adapter, keep_quantized_layers_training, quantization, tune
 from training.tuning.settings import AddedTuning, QloraTuning
-from training.tuning.virtual import Prefix, Prompt, Row, make_virtual_tokens, num_added, put_in_front
+from training.tuning.virtual import Prefix, Prompt, Row, make_virtual_tokens, num_added
 
 logger = logging.getLogger(__name__)
 
-ATTENTION_NAME = "shardtune_packed"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-def packed_attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    document_lengths: tuple[int, ...],
-    document_offsets: torch.Tensor,
-    prefix: torch.Tensor | None = None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attend causally within each document of one packed row.
-
-    query [1, heads, T, head_dim], key and value [1, kv_heads, T, head_dim]; document_offsets int32
-    [documents + 1]. prefix: keys and values [layers, 2, kv_heads, tokens, head_dim] that every document sees in front
-    of it. Returns [1, T, heads, head_dim], as transformers' attention functions do.
-    """
-    assert attention_mask is None
-    grouped = query.shape[1] != key.shape[1]
-    lengths = list(document_lengths)
-    keys, values = torch.split(key, lengths, 2), torch.split(value, lengths, 2)
-    key_offsets, num_before = document_offsets, 0
-    if prefix is not None:
-        own, num_before = prefix[module.layer_idx], prefix.shape[3]  # type: ignore[index]
-        keys, values = put_in_front(own[0], keys), put_in_front(own[1], values)
-        key, value = torch.cat(keys, 2), torch.cat(values, 2)
-        key_offsets = document_offsets + num_before * torch.arange(
-            len(document_offsets), dtype=torch.int32, device=document_offsets.device
-        )
-    if query.is_cuda and query.dtype != torch.float32 and dropout == 0.0:
-        from torch.nn.attention.varlen import varlen_attn
-
-        longest = max(document_lengths)
-        attended = varlen_attn(
-            query[0].transpose(0, 1),
-            key[0].transpose(0, 1),
-            value[0].transpose(0, 1),
-            document_offsets,
-            key_offsets,
-            longest,
-            longest + num_before,
-            scale=scaling,
-            window_size=(-1, 0),
-            enable_gqa=grouped,
-        )
-        assert isinstance(attended, torch.Tensor)  # a pair only if its statistics are asked for
-        return attended.unsqueeze(0), None
-    pieces = [
-        F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            # `is_causal` counts keys from the first one, as if the prefix were the document.
-            attn_mask=_causal_after(num_before, q) if num_before else None,
-            is_causal=not num_before,
-            scale=scaling,
-            dropout_p=dropout,
-            enable_gqa=grouped,
-        )
-        for q, k, v in zip(torch.split(query, lengths, 2), keys, values, strict=True)
-    ]
-    return torch.cat(pieces, 2).transpose(1, 2).contiguous(), None
-
-
-def _causal_after(num_before: int, query: torch.Tensor) -> torch.Tensor:
-    """Return which keys each of a document's tokens sees, bool [length, num_before + length]."""
-    length = query.shape[2]
-    ones = torch.ones(length, num_before + length, dtype=torch.bool, device=query.device)
-    return ones.tril(num_before)
-
-
-AttentionInterface.register(ATTENTION_NAME, packed_attention)
-AttentionMaskInterface.register(ATTENTION_NAME, lambda *_, **__: None)
 
 
 class PackedCausalLM(nn.Module):
@@ -318,39 +232,3 @@ def check_weights(model: PreTrainedModel, shapes: dict[str, tuple[int, ...]], fo
             mistakes[:20] + ([f"and {len(mistakes) - 20} more"] if len(mistakes) > 20 else [])
         )
         raise RunError(f"{folder}: the weights do not fit config.json:\n  {shown}")
-
-
-@torch.no_grad()
-def check_documents_apart(engine: deepspeed.DeepSpeedEngine, *, vocab_size: int) -> None:
-    """Change one document of a pack and see that the logits of the others stay as they were, to the last bit.
-
-    The leak that this would show is silent otherwise: training goes on, on documents that see each other. Every
-    rank must call it. Raises RunError.
-    """
-    lengths = (5, 7, 4)
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocab_size, (1, sum(lengths)), generator=generator)
-    changed = ids.clone()
-    changed[0, 5:12] = (changed[0, 5:12] + 1) % vocab_size
-    logits = [_row_logits(engine, row, lengths) for row in (ids, changed)]
-    others = torch.tensor([*range(5), *range(12, 16)], device=logits[0].device)
-    leak = (logits[0] - logits[1])[others].abs().max().item()
-    moved = (logits[0] - logits[1])[5:12].abs().max().item()
-    if leak != 0.0 or moved == 0.0:
-        raise RunError(
-            "self-test of packed attention: changing one document of a pack moved the others' logits by "
-            f"{leak:g} (expected 0) and its own by {moved:g} (expected more); "
-            "this model cannot be trained on packs"
-        )
-
-
-def _row_logits(
-    engine: deepspeed.DeepSpeedEngine, ids: torch.Tensor, lengths: tuple[int, ...]
-) -> torch.Tensor:
-    none = torch.zeros(0, dtype=torch.int64)
-    positions = torch.cat([torch.arange(length) for length in lengths])[None]
-    batch = Batch(ids, positions, lengths, none, none, none).to(engine.device)
-    engine.eval()
-    logits: torch.Tensor = engine(batch, output="logits").float()
-    engine.train()
-    return logits

@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from data_tools.errors import RunError
+from training.attention import ATTENTION_NAME
 from training.base_model import read_weight_shapes
 from training.config import SUPPORTED_MODEL_TYPES
 from training.data import Batch
 from training.model import (
-    ATTENTION_NAME,
     PackedCausalLM,
     check_weights,
 )

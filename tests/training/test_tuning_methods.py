@@ -8,8 +8,9 @@ from peft import PeftModelForCausalLM, PrefixTuningConfig, PromptTuningConfig, g
 from transformers import PreTrainedModel
 
 from tests.training.test_model import LENGTHS, packed_batch, tiny
+from training.attention import ATTENTION_NAME
 from training.config import SUPPORTED_MODEL_TYPES
-from training.model import ATTENTION_NAME, PackedCausalLM
+from training.model import PackedCausalLM
 from training.tuning.adalora import OrthogonalityPenalty, budget
 from training.tuning.settings import AdaloraTuning
 from training.tuning.virtual import Prefix, Prompt
