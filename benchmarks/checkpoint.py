@@ -1,8 +1,9 @@
 """How long training stands still for checkpoints: `python benchmarks/checkpoint.py [--output FILE.json]`.
 
 The same run three times, by the real command on two CPU ranks: without checkpoints, with `save.mode: sync`, and with
-`save.mode: async`. The model is large for its few tokens, so that a save takes longer than a step. Prints the seconds
-of a step, the seconds that one save stops training, and the ratio of the two modes.
+`save.mode: async`. The model is large for its few tokens, so that a save takes longer than a step: the harder case,
+since the update after a save has to wait until its state has been read. Prints the seconds of a step, the seconds that
+one save stops training, and the ratio of the two modes.
 """
 
 import argparse
@@ -51,10 +52,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=26)
     parser.add_argument("--every", type=int, default=6, help="steps from one save to the next")
+    parser.add_argument("--seq-len", type=int, default=32, help="tokens of a pack; a rank's step is one pack")
     parser.add_argument("--output", type=Path, help="a JSON file for the figures")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        project = make_project(Path(name), rows_per_family=60, seq_len=64, layers=LAYERS)
+        project = make_project(Path(name), rows_per_family=60, seq_len=options.seq_len, layers=LAYERS)
         found: dict[str, Any] = {}
         for mode, every in (("none", 10**6), ("sync", options.every), ("async", options.every)):
             found[mode] = measure(
@@ -71,6 +73,8 @@ def main() -> None:
             f"training stands still {row['save_stall_seconds']:6.2f} s a save"
         )
     print(f"async stops training for {found['stall_ratio']:.1%} of the time that sync does")
+    steps = found["sync"]["save_stall_seconds"] / found["none"]["step_seconds"]
+    print(f"a save takes as long as {steps:.1f} steps{'' if steps > 1 else ': take a smaller --seq-len'}")
     if options.output:
         options.output.write_text(json.dumps(found, indent=2) + "\n")
 

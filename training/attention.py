@@ -4,19 +4,25 @@ It is our own registered function: PyTorch's varlen kernel on a GPU, SDPA docume
 ever built, and no detection from positions has to guess where documents begin.
 """
 
+import inspect
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import deepspeed
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from data_tools.errors import RunError
 from training.data import Batch
+from training.sequence_parallel import cut_row, join_pieces, trade_heads_for_pieces, trade_pieces_for_heads
 from training.tuning.virtual import put_in_front
 
 ATTENTION_NAME = "shardtune_packed"
+SEQUENCE_ATTENTION_NAME = "shardtune_packed_sequence"
 
 
 def packed_attention(
@@ -52,23 +58,9 @@ def packed_attention(
             len(document_offsets), dtype=torch.int32, device=document_offsets.device
         )
     if query.is_cuda and query.dtype != torch.float32 and dropout == 0.0:
-        from torch.nn.attention.varlen import varlen_attn
-
-        longest = max(document_lengths)
-        attended = varlen_attn(
-            query[0].transpose(0, 1),
-            key[0].transpose(0, 1),
-            value[0].transpose(0, 1),
-            document_offsets,
-            key_offsets,
-            longest,
-            longest + num_before,
-            scale=scaling,
-            window_size=(-1, 0),
-            enable_gqa=grouped,
-        )
-        assert isinstance(attended, torch.Tensor)  # a pair only if its statistics are asked for
-        return attended.unsqueeze(0), None
+        return varlen_attention(
+            query, key, value, document_offsets, key_offsets, max(document_lengths), num_before, scaling
+        ), None
     pieces = [
         F.scaled_dot_product_attention(
             q,
@@ -86,6 +78,46 @@ def packed_attention(
     return torch.cat(pieces, 2).transpose(1, 2).contiguous(), None
 
 
+def varlen_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    offsets: torch.Tensor,
+    key_offsets: torch.Tensor,
+    longest: int,
+    num_before: int,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Return what PyTorch's kernel for rows of several lengths gives, [1, T, heads, head_dim]."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    grouped = query.shape[1] != key.shape[1]
+    options: dict[str, Any] = {"enable_gqa": True} if takes_groups(varlen_attn) else {}
+    if grouped and not options:
+        repeats = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    attended = varlen_attn(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        offsets,
+        key_offsets,
+        longest,
+        longest + num_before,
+        scale=scaling,
+        window_size=(-1, 0),  # everything before a token, nothing after it
+        **options,
+    )
+    assert isinstance(attended, torch.Tensor)  # a pair only if its statistics are asked for
+    return attended.unsqueeze(0)
+
+
+@cache
+def takes_groups(varlen_attn: Callable[..., Any]) -> bool:
+    """Return whether the kernel's function takes fewer key than query heads: torch 2.13's does, 2.11's does not."""
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+
 def _causal_after(num_before: int, query: torch.Tensor) -> torch.Tensor:
     """Return which keys each of a document's tokens sees, bool [length, num_before + length]."""
     length = query.shape[2]
@@ -93,8 +125,35 @@ def _causal_after(num_before: int, query: torch.Tensor) -> torch.Tensor:
     return ones.tril(num_before)
 
 
-AttentionInterface.register(ATTENTION_NAME, packed_attention)
-AttentionMaskInterface.register(ATTENTION_NAME, lambda *_, **__: None)
+def sequence_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    sequence_group: dist.ProcessGroup,
+    document_lengths: tuple[int, ...],
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Do packed attention on a row that the ranks of a group share, each with a piece of `t` tokens.
+
+    query [1, heads, t, head_dim], key and value [1, kv_heads, t, head_dim]; document_lengths and the rest of packed
+    attention's options: of the whole row. Returns [1, t, heads, head_dim].
+    """
+    length = query.shape[2]
+    query, key, value = trade_pieces_for_heads(
+        query, key, value, sequence_group, num_tokens=sum(document_lengths)
+    )
+    attended, _ = packed_attention(
+        module, query, key, value, attention_mask, document_lengths=document_lengths, **options
+    )
+    return trade_heads_for_pieces(attended, sequence_group, length=length), None
+
+
+for name, function in ((ATTENTION_NAME, packed_attention), (SEQUENCE_ATTENTION_NAME, sequence_attention)):
+    AttentionInterface.register(name, function)
+    AttentionMaskInterface.register(name, lambda *_, **__: None)
 
 
 @torch.no_grad()
@@ -126,8 +185,11 @@ def _row_logits(
 ) -> torch.Tensor:
     none = torch.zeros(0, dtype=torch.int64)
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
-    batch = Batch(ids, positions, lengths, none, none, none).to(engine.device)
+    batch = Batch(ids, positions, lengths, none, none, none)
+    group = engine.module.sequence_group
+    if group is not None:
+        batch = cut_row(batch, rank=group.rank(), size=group.size())
     engine.eval()
-    logits: torch.Tensor = engine(batch, output="logits").float()
+    logits: torch.Tensor = engine(batch.to(engine.device), output="logits").float()
     engine.train()
-    return logits
+    return join_pieces(logits, group)

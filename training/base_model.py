@@ -3,7 +3,7 @@
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,26 @@ EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 SAMPLES_PER_FILE = 64
 SAMPLE_BYTES = 4096
+
+
+def head_mistakes(path: Path, model: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which numbers of heads of a config.json do not divide: transformers says so in a rank's traceback."""
+    numbers = [model.get(key) for key in ("hidden_size", "num_attention_heads", "num_key_value_heads")]
+    numbers[2] = numbers[2] or numbers[1]
+    known = [number for number in numbers if isinstance(number, int) and number > 0]
+    if len(known) < len(numbers):
+        return
+    hidden, heads, kv_heads = known
+    if hidden % heads and not model.get("head_dim"):
+        yield (
+            f"model: {path}: num_attention_heads: the width cannot be shared out: got {heads} heads of hidden_size "
+            f"{hidden}; expected a number that divides it, or head_dim"
+        )
+    if heads % kv_heads:
+        yield (
+            f"model: {path}: num_key_value_heads: the heads cannot share them: got {kv_heads} for {heads} heads; "
+            "expected a number that divides it"
+        )
 
 
 def read_weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -9,6 +9,7 @@ checkpoint loses Adam's moments with NVMe offload. The tests save, resume and co
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import deepspeed
 import torch
 
 from data_tools.errors import RunError
+from training.adam8bit import Adam8bit, Moment
 from training.checkpoint_files import MASTER, CheckpointReader, check_base, partition
 from training.checkpoint_write import Slice
 from training.distributed import World
 from training.model import PackedCausalLM
-from training.safetensors_file import FileRange, TensorSpec
+from training.safetensors_file import FileRange, Source, TensorSpec
+from training.twinflow import updater
 
 # Of a group of parameters, for people: each optimizer has some of them.
 HYPERPARAMETERS = ("lr", "betas", "eps", "momentum", "weight_decay")
@@ -29,7 +32,10 @@ HYPERPARAMETERS = ("lr", "betas", "eps", "momentum", "weight_decay")
 def describe(engine: deepspeed.DeepSpeedEngine) -> dict[str, Any]:
     """Return the fields of `Progress` that the engine knows."""
     optimizer = engine.optimizer
-    states = [optimizer.optimizer.state.get(master, {}) for master in optimizer.fp32_partitioned_groups_flat]
+    states = [
+        updater(optimizer, index).state.get(master, {})
+        for index, master in enumerate(optimizer.fp32_partitioned_groups_flat)
+    ]
     steps = {int(state["step"]) for state in states if "step" in state}
     assert len(steps) <= 1, f"the optimizer's step differs between its groups: {steps}"
     return {
@@ -40,6 +46,7 @@ def describe(engine: deepspeed.DeepSpeedEngine) -> dict[str, Any]:
         ),
         "shapes": {name: tuple(parameter.ds_shape) for name, parameter in _parameters(engine)},
         "base": engine.module.base,
+        "loss_scale": engine.module.loss_scale.state(),
         "versions": {"deepspeed": deepspeed.__version__, "torch": torch.__version__},
     }
 
@@ -52,7 +59,8 @@ def _parameters(engine: deepspeed.DeepSpeedEngine) -> Iterator[tuple[str, Any]]:
 
 
 def _state_names(state: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(sorted(key for key, value in state.items() if torch.is_tensor(value) and key != "step"))
+    kinds = torch.Tensor | Moment
+    return tuple(sorted(key for key, value in state.items() if isinstance(value, kinds) and key != "step"))
 
 
 def _groups(engine: deepspeed.DeepSpeedEngine) -> Iterator[tuple[int, list[tuple[str, Any, int]]]]:
@@ -75,17 +83,19 @@ def state_slices(engine: deepspeed.DeepSpeedEngine, world: World) -> list[Slice]
     slices = []
     for index, members in _groups(engine):
         master = optimizer.fp32_partitioned_groups_flat[index]
-        state = optimizer.optimizer.state.get(master, {})
+        state = updater(optimizer, index).state.get(master, {})
         swapped = optimizer._swappable_optimizer_subgroup(index)
         files = _swap_files(optimizer, master) if swapped else {}
         for name, parameter, offset in members:
             start, stop = partition(parameter.ds_numel, world.rank, world.size)
             for kind, flat in ((MASTER, master), *((key, state[key]) for key in _state_names(state))):
-                source = (
-                    FileRange(files[kind], offset * flat.dtype.itemsize)
-                    if swapped
-                    else flat.data.narrow(0, offset, stop - start)
-                )
+                source: Source
+                if isinstance(flat, Moment):
+                    source = partial(flat.read, offset, offset + stop - start)
+                elif swapped:
+                    source = FileRange(files[kind], offset * flat.dtype.itemsize)
+                else:
+                    source = flat.data.narrow(0, offset, stop - start)
                 slices.append(Slice(f"{kind}|{name}", TensorSpec(flat.dtype, (stop - start,)), source))
     return slices
 
@@ -123,25 +133,37 @@ def load_checkpoint(engine: deepspeed.DeepSpeedEngine, reader: CheckpointReader,
         if swapped:
             optimizer._optimizer_states_and_gradient_swap_in(index)
         master = optimizer.fp32_partitioned_groups_flat[index]
-        state = optimizer.optimizer.state[master]
+        state = updater(optimizer, index).state[master]
         kinds = reader.states(members[0][0])  # Muon's weights have others than those it leaves to AdamW
-        if "exp_avg_sq" in kinds:
-            state["step"] = _counted(optimizer.optimizer, progress.optimizer_step)
+        if kinds.keys() & {"exp_avg_sq", "exp_avg_root"}:
+            state["step"] = _counted(updater(optimizer, index), progress.optimizer_step)
         for kind, dtype in kinds.items():
-            if kind not in state:
+            if not torch.is_tensor(state.get(kind)):
                 state[kind] = torch.zeros_like(master.data, dtype=dtype)
         for name, parameter, offset in members:
             start, stop = partition(parameter.ds_numel, world.rank, world.size)
             for kind, flat in ((MASTER, master), *((key, state[key]) for key in kinds)):
                 flat.data.narrow(0, offset, stop - start).copy_(reader.read(kind, name, start, stop))
+        if isinstance(updater(optimizer, index), Adam8bit):
+            _quantise(master, state)
         optimizer._reassign_or_swap_out_partitioned_parameters(index)
         if swapped:
             optimizer._optimizer_states_and_gradient_swap_out(index)
+    optimizer.invalidate_secondary_tensor()  # hpZ's copies of the weights from before
     engine.global_steps = progress.step
+    engine.module.loss_scale.restore(progress.loss_scale, optimizer)
     persistent = optimizer.persistent_parameters
     if persistent:
         persistent[0].partition(persistent)
         persistent[0].all_gather(persistent)
+
+
+def _quantise(master: torch.Tensor, state: dict[str, Any]) -> None:
+    """Put moments that were read as float32 into 8 bits."""
+    for kind in Adam8bit.MOMENTS:
+        if torch.is_tensor(values := state.get(kind)):
+            state[kind] = Adam8bit.moment(master, kind)
+            state[kind].write(0, values)
 
 
 def _counted(optimizer: torch.optim.Optimizer, step: int) -> torch.Tensor | int:

@@ -6,7 +6,7 @@ the slice that another number of ranks needs is a range, read from the few files
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from data_tools.errors import RunError
+from training.best import Best
+from training.monitoring.trend import Trend
 
 FORMAT_VERSION = 1
 DONE = "DONE"
 MASTER = "master"  # name of the float32 weights beside the optimizer's own names (exp_avg, exp_avg_sq)
 
+COUNTS = (
+    *("step", "packs_consumed", "seed", "world_size", "optimizer_step"),
+    *("skipped_steps", "skipped_in_a_row"),
+)
 WAY_OUT = "remove its folder to go on from the one before"
 
 
@@ -31,6 +37,8 @@ class Progress:
     optimizer's tensors for each parameter. versions: of the packages that wrote it, for people. skipped_steps: those
     whose loss or gradient was not finite; of these, the ones at the end, in a row. ledger: see ledger.py.
     base: the fingerprint of the weights that are not trained and so not kept here; empty if there are none.
+    loss_scale: where a dynamic loss scale stands.
+    best: the best evaluation so far. trend: running figures of loss and gradient. owes_evaluation: see standing.py.
     """
 
     step: int
@@ -47,6 +55,10 @@ class Progress:
     skipped_in_a_row: int = 0
     ledger: str = ""
     base: str = ""
+    loss_scale: dict[str, float] = field(default_factory=dict)
+    best: Best = field(default_factory=Best)
+    trend: Trend = field(default_factory=Trend)
+    owes_evaluation: bool = False
     format_version: int = FORMAT_VERSION
 
 
@@ -78,9 +90,48 @@ def finished_checkpoints(checkpoints: Path) -> list[Path]:
     return sorted((path for path in found if (path / DONE).exists()), key=lambda path: int(path.name[5:]))
 
 
+def best_checkpoint(checkpoints: Path) -> Path | None:
+    """Return the checkpoint that the newest one names as the best; None if none is watched for, or none is there.
+
+    One that could not be saved (`save.on_error: continue`) is not there: then what the one before names counts.
+    """
+    finished = finished_checkpoints(checkpoints)
+    for folder in reversed(finished):
+        best = read_progress(folder).best
+        if not best.metric:
+            return None
+        named = checkpoint_folder(checkpoints, best.step)
+        if best.value is not None and named in finished:
+            return named
+    return None
+
+
 def rank_file(folder: Path, rank: int, world_size: int) -> Path:
     """Return the file that holds a rank's slices."""
     return folder / f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
+
+
+def read_progress(folder: Path) -> Progress:
+    """Return what a checkpoint's `progress.json` says. Raises RunError for one that is damaged or of another format."""
+    try:
+        kept = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        version = kept.get("format_version")
+        if version != FORMAT_VERSION:
+            raise RunError(
+                f"{folder}: checkpoint of another format: got version {version}; expected {FORMAT_VERSION}; use the "
+                "version of shardtune that wrote it"
+            )
+        kept["shapes"] = {name: tuple(shape) for name, shape in kept["shapes"].items()}
+        kept["best"] = Best(**kept.get("best", {}))
+        kept["trend"] = Trend(**kept.get("trend", {}))
+        for name in COUNTS:
+            if type(kept.get(name, 0)) is not int:
+                raise ValueError(f"{name} is {kept[name]!r}")
+        return Progress(**kept)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{folder}: the checkpoint is damaged: progress.json: {type(error).__name__}: {error}; {WAY_OUT}"
+        ) from None
 
 
 class CheckpointReader:
@@ -90,19 +141,7 @@ class CheckpointReader:
         if not (folder / DONE).exists():
             raise RunError(f"{folder}: not a finished checkpoint: it has no file {DONE}")
         self.folder = folder
-        try:
-            fields = json.loads((folder / "progress.json").read_text())
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"{folder}: the checkpoint is damaged: progress.json: {error}; {WAY_OUT}"
-            ) from None
-        if fields.get("format_version") != FORMAT_VERSION:
-            raise RunError(
-                f"{folder}: checkpoint of another format: got version {fields.get('format_version')}; "
-                f"expected {FORMAT_VERSION}; use the version of shardtune that wrote it"
-            )
-        fields["shapes"] = {name: tuple(shape) for name, shape in fields["shapes"].items()}
-        self.progress = Progress(**fields)
+        self.progress = read_progress(folder)
 
     @cached_property
     def _files(self) -> list[Any]:

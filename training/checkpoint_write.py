@@ -18,10 +18,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
-
-from training.checkpoint_files import DONE, Progress, finished_checkpoints, rank_file
-from training.safetensors_file import FileRange, SafetensorsWriter, TensorSpec
+from training.checkpoint_files import (
+    DONE,
+    Progress,
+    best_checkpoint,
+    finished_checkpoints,
+    rank_file,
+)
+from training.safetensors_file import SafetensorsWriter, Source, TensorSpec
 
 PARTIAL = ".partial"
 POLL_SECONDS = 0.05
@@ -31,11 +35,11 @@ VISIBLE_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What a rank saves of one parameter: a view of the live buffer, or where DeepSpeed keeps it on the disk."""
+    """What a rank saves of one parameter, and where it is taken from when its turn comes."""
 
     name: str
     spec: TensorSpec
-    source: torch.Tensor | FileRange
+    source: Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +122,11 @@ def _fsync(path: Path) -> None:
 
 
 def prune(checkpoints: Path, *, keep: int, keep_every: int | None) -> None:
-    """Delete all finished checkpoints but the newest `keep`, and those whose step is a multiple of `keep_every`."""
+    """Delete all finished checkpoints but the newest `keep`, the best one, and each whose step `keep_every` divides."""
+    best = best_checkpoint(checkpoints)
     for old in finished_checkpoints(checkpoints)[:-keep]:
-        if keep_every is None or int(old.name.removeprefix("step-")) % keep_every:
+        stays = keep_every is not None and int(old.name.removeprefix("step-")) % keep_every == 0
+        if old != best and not stays:
             (old / DONE).unlink()  # first, so that what is left of it after a kill does not count
             shutil.rmtree(old)
 

@@ -3,12 +3,12 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from data_tools.cli import app as data_app
-from data_tools.errors import ShardtuneError
+from data_tools.errors import RunError, ShardtuneError
 
 app = typer.Typer(
     name="shardtune",
@@ -51,6 +51,178 @@ def train(
 
 
 @run_app.command()
+def status(
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN_FOLDER", help="a run's folder, such as runs/demo")
+    ],
+    json_: Annotated[bool, typer.Option("--json", help="All of it as JSON, for programs.")] = False,
+) -> None:
+    """Show where a run stands, and why it stopped, from its files alone."""
+    from training.status.report import read_status, to_json, to_text
+
+    found = read_status(run_folder)
+    typer.echo(to_json(found) if json_ else to_text(found))
+
+
+@run_app.command()
+def report(
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN_FOLDER", help="a run's folder, such as runs/demo")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write; left out: report.html in the run's folder.")
+    ] = None,
+    evaluation: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder that `shardtune eval` has written elsewhere; may be repeated."),
+    ] = None,
+) -> None:
+    """Write what a run did as one HTML page: curves, plan against measured, starts, data, evaluations, settings."""
+    from training.report.page import write_report
+
+    typer.echo(write_report(run_folder, output, evaluation or []))
+
+
+@run_app.command()
+def submit(
+    settings: Annotated[
+        Path,
+        typer.Argument(metavar="RUN.yaml|DATA.yaml", help="the settings of a run, or of data to be made"),
+    ],
+    overrides: Overrides = None,
+    *,
+    nodes: Annotated[int | None, typer.Option(metavar="N", help="Of a run: in place of slurm.nodes.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Of a run: show the queue, then the steps, until it ends.")
+    ] = False,
+    array: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Of data: tokenize as an array of N jobs; left out, one job does it all."
+        ),
+    ] = None,
+    site: Annotated[
+        Path | None, typer.Option(help="Of data: a site profile, as slurm.site is for a run.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Of data: an option for sbatch, such as --option=--account=me; may be repeated."),
+    ] = None,
+    print_: Annotated[
+        bool, typer.Option("--print", help="Prepare the folder and print the job script; send nothing.")
+    ] = False,
+) -> None:
+    """Check a run, write its job script into the run folder, and give it to Slurm; a job goes on where the run was.
+
+    The script saves and requeues itself before its time limit and when it is preempted.
+    """
+    from training.cluster.data_jobs import is_data_file, refuse_options, submit_data
+    from training.cluster.follow import follow as follow_job
+    from training.cluster.submit import prepare_job, send
+    from training.config import load_run_config
+    from training.events import record_event
+
+    if is_data_file(settings):
+        refuse_options(settings, "a run's", {"--nodes": nodes, "--follow": follow})
+        submit_data(
+            settings, overrides or [], array=array, site=site, options=option or [], print_only=print_
+        )
+        return
+    refuse_options(settings, "a data.yaml's", {"--array": array, "--site": site, "--option": option})
+    changes = [*(overrides or []), *([f"slurm.nodes={nodes}"] if nodes is not None else [])]
+    script = prepare_job(load_run_config(settings, changes))
+    if print_:
+        typer.echo(script.text, nl=False)
+        return
+    job = send(script.path)
+    record_event(script.run.path, "submitted", job=job)
+    typer.echo(f"submitted batch job {job}; its log will be in {script.run.logs}")
+    if follow:
+        raise typer.Exit(follow_job(script.run.path, job))
+
+
+@run_app.command()
+def check(
+    run: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="the run's settings")],
+    overrides: Overrides = None,
+    on_nodes: Annotated[
+        bool,
+        typer.Option(
+            "--on-nodes", help="Start the ranks, and try the nodes: network, disks, memory, one real step."
+        ),
+    ] = False,
+) -> None:
+    """Check everything about a run that can be known before it starts; exit code 2 if it should not.
+
+    With --on-nodes this is a job step of its own, under srun as the training will be, or here with the launcher.
+    """
+    from training.config import load_run_config
+
+    config = load_run_config(run, overrides or [])
+    if on_nodes:
+        from training.preflight.on_nodes import check_on_nodes
+
+        raise typer.Exit(check_on_nodes(config))
+    from training.preflight.here import print_check
+
+    raise typer.Exit(print_check(config))
+
+
+@run_app.command()
+def plan(
+    run: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="the run's settings")],
+    overrides: Overrides = None,
+    *,
+    nodes: Annotated[int | None, typer.Option(help="Nodes; left out: slurm.nodes.")] = None,
+    gpus_per_node: Annotated[
+        int | None, typer.Option(help="GPUs of a node; left out: launch.gpus_per_node, else those here.")
+    ] = None,
+    gpu_memory: Annotated[float | None, typer.Option(metavar="GIB", help="Of one GPU.")] = None,
+    host_memory: Annotated[float | None, typer.Option(metavar="GIB", help="Of one node.")] = None,
+    nvme: Annotated[float | None, typer.Option(metavar="GIB", help="Free on the disk of one node.")] = None,
+    tokens_per_second: Annotated[
+        float | None, typer.Option(metavar="X", help="Of all ranks together, for the hours.")
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="RUN_FOLDER", help="An earlier run, to take speeds from.")
+    ] = None,
+    disk: Annotated[
+        float | None, typer.Option(metavar="GIB", help="A second: how fast checkpoints are written.")
+    ] = None,
+    ds_config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|all", help="Another file of ds_configs; all: the run's and those beside it."
+        ),
+    ] = None,
+    seq_len: Annotated[
+        int | None, typer.Option(help="The tokens of a pack, while there are no shards.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="All of it as JSON, for programs.")] = False,
+) -> None:
+    """Say whether a run fits in memory, which ds_config is the fastest that does, and how long it takes.
+
+    Arithmetic alone: no GPU is needed, nothing is loaded.
+    """
+    from training.config import load_run_config
+    from training.plan.command import Options, show_plan
+
+    options = Options(
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        gpu_memory=gpu_memory,
+        host_memory=host_memory,
+        nvme=nvme,
+        tokens_per_second=tokens_per_second,
+        disk=disk,
+        calibrate=calibrate,
+        ds_config=ds_config,
+        seq_len=seq_len,
+    )
+    show_plan(load_run_config(run, overrides or []), options, as_json_=json_)
+
+
+@run_app.command()
 def selftest(
     run: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="the run's settings")],
     overrides: Overrides = None,
@@ -72,7 +244,7 @@ def export(
     ],
     output: Annotated[Path, typer.Option("--output", help="the folder to make")],
     checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", help="such as step-000100; the newest if left out")
+        str | None, typer.Option("--checkpoint", help="such as step-000100, or best; the newest if left out")
     ] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="A whole model, with the adapter worked into its weights.")
@@ -85,6 +257,148 @@ def export(
     from training.export import export_run
 
     typer.echo(export_run(run_folder.absolute(), checkpoint, output.absolute(), merge=merge))
+
+
+@run_app.command("eval")
+def eval_(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MODEL_DIR SHARDS", help="a model and a shard folder; with --compare or --matrix: results"
+        ),
+    ],
+    *,
+    split: Annotated[str, typer.Option(help="test, unseen_tasks, validation or train")] = "test",
+    output: Annotated[
+        Path | None, typer.Option(help="Where the results go; left out: MODEL_DIR/evaluation/SPLIT.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="So many documents, drawn by a hash; left out: all.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Documents at a time.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(help="The longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.")] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the likeliest tokens that make up this share.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the draws and of the confidence intervals.")] = 17,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(help="Where the folder has none: `shards` takes theirs; a built-in one; a .jinja file."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 …; left out: a GPU if there is one.")
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"],
+        typer.Option(help="Of the weights; auto: as they were saved, on a CPU fp32."),
+    ] = "auto",
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Add the scores to this TensorBoard folder, such as a run's.")
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="The step at which they stand there.")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare two result folders A B with a paired test.")
+    ] = False,
+    matrix: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write result folders as a forgetting matrix, groups x checkpoints; .md or .json.",
+        ),
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="What is compared, such as exact_match or loss.")
+    ] = "exact_match",
+) -> None:
+    """Measure a model on held-out conversations: loss, and answers scored against all references, by task.
+
+    shardtune eval --compare A B and shardtune eval --matrix FILE A B C put result folders side by side.
+    """
+    from data_tools.report import make_console
+    from training.evaluation.command import Choices, evaluate, print_results
+    from training.evaluation.compare import print_comparison, write_matrix
+    from training.generation import Sampling
+
+    if compare:
+        print_comparison(paths, metric=metric, seed=seed, console=make_console())
+        return
+    if matrix is not None:
+        write_matrix(paths, matrix, metric=metric, console=make_console())
+        return
+    if len(paths) != 2:
+        raise RunError(f"eval: got {len(paths)} paths; expected MODEL_DIR SHARDS")
+    model, shards = paths
+    choices = Choices(
+        split=split,
+        output=output or model / "evaluation" / split,
+        sampling=Sampling(max_new_tokens, temperature, top_p, seed),
+        batch_size=batch_size,
+        limit=limit,
+        chat_template=chat_template,
+        device=device,
+        precision=precision,
+        tensorboard=tensorboard,
+        step=step,
+    )
+    print_results(evaluate(model, shards, choices, make_console()), choices.output, make_console())
+
+
+@run_app.command()
+def diff(
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="the folder of a run, such as runs/demo")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="the folder of another")],
+) -> None:
+    """Show what differs between two runs: data, settings, place and losses."""
+    from data_tools.report import make_console
+    from training.diff import print_diff
+
+    print_diff(run_a, run_b, make_console())
+
+
+@run_app.command()
+def chat(
+    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="an export, or any Hugging Face folder")],
+    *,
+    once: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Answer this question alone, and end.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The system turn of the conversation.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="The longest answer.")] = 512,
+    temperature: Annotated[
+        float, typer.Option(help="0 takes the likeliest token each time, 1 draws as the model says.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the likeliest tokens that make up this share.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 17,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(help="A built-in one or a .jinja file, where the folder has none of its own."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 …; left out: a GPU if there is one.")
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"],
+        typer.Option(help="Of the weights; auto: as they were saved, on a CPU fp32."),
+    ] = "auto",
+) -> None:
+    """Talk to a model. Without a terminal, what comes through the pipe is the question."""
+    from training.chat import chat as run_chat
+    from training.generation import Sampling
+
+    run_chat(
+        model,
+        Sampling(max_new_tokens, temperature, top_p, seed),
+        system=system,
+        once=once,
+        chat_template=chat_template,
+        device=device,
+        precision=precision,
+    )
 
 
 def main() -> None:

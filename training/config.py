@@ -15,9 +15,13 @@ from pydantic import BeforeValidator, Field
 
 from data_tools.errors import RunError
 from data_tools.settings import AnyPath, Settings, did_you_mean, dump_settings, load_settings
-from training.base_model import base_fingerprint
+from training.base_model import base_fingerprint, head_mistakes
+from training.best import best_mistakes
+from training.cluster.settings import SlurmConfig
 from training.optim_checks import optim_mistakes
 from training.optim_settings import LossConfig, OptimConfig
+from training.sequence_checks import sequence_mistakes
+from training.speed_checks import speed_mistakes
 from training.tuning.checks import tuning_mistakes, vocabulary_mistakes
 from training.tuning.settings import FullTuning, Tuning, trains_everything
 
@@ -34,61 +38,97 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _as_micro_packs(value: Any) -> Any:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError("auto, or a whole number above 0")
+    return value
+
+
+def _as_loss_scale(value: Any) -> Any:
+    if value is None or value == "dynamic":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError("dynamic, or a number above 0")
+    return float(value)
+
+
 class BatchConfig(Settings):
-    """What one optimizer step takes, over all ranks, and what one forward takes on one rank."""
+    """What one optimizer step takes, over all ranks, and what one forward takes on one rank.
+
+    `micro_packs: auto` becomes a number before a run's config.yaml is written: see plan/choose.py.
+    """
 
     packs_per_step: int = Field(gt=0)
-    micro_packs: int = Field(default=1, gt=0)
+    micro_packs: Annotated[int | Literal["auto"], BeforeValidator(_as_micro_packs)] = 1
+    sequence_parallel: int = Field(default=1, gt=0)
+
+    @property
+    def packs_per_forward(self) -> int:
+        """Return micro_packs as the number that it is by now."""
+        assert self.micro_packs != "auto", "micro_packs: auto was not resolved"
+        return self.micro_packs
 
 
 class SaveConfig(Settings):
     """When checkpoints are written, how, and which of them are kept.
 
-    `keep` counts the newest; every one whose step is a multiple of `keep_every` stays beside them.
+    `keep` counts the newest; every one whose step is a multiple of `keep_every` stays beside them, and the one with the
+    best evaluation by the metric that `best` names, such as validation/loss.
     """
 
     every_steps: int = Field(default=200, gt=0)
     keep: int = Field(default=2, gt=0)
     keep_every: int | None = Field(default=None, gt=0)
+    best: str | None = None
     mode: Literal["async", "sync"] = "async"
     on_error: Literal["stop", "continue"] = "stop"
 
 
 class EvaluateConfig(Settings):
-    """When and on what the loss is measured; `splits` null: validation and unseen_tasks, if there."""
+    """When and on what the loss is measured; `splits` null: validation and unseen_tasks, if there.
+
+    After `patience` evaluations that have not improved `save.best` the run ends early.
+    """
 
     every_steps: int = Field(default=200, gt=0)
     splits: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] | None = None
     max_packs: int | None = Field(default=200, gt=0)
+    patience: int | None = Field(default=None, gt=0)
 
 
 class LogConfig(Settings):
-    """How often a step is logged, and whether TensorBoard gets it too."""
+    """How often a step is logged, and whether TensorBoard and Weights & Biases get it too.
+
+    wandb: `offline` keeps it in the run folder, for `wandb sync`.
+    """
 
     every_steps: int = Field(default=1, gt=0)
     tensorboard: bool = True
+    wandb: Literal["offline", "online"] | None = None
+    wandb_project: str = Field(default="shardtune", min_length=1)
 
 
 class LaunchConfig(Settings):
-    """The ranks of a node: null takes every GPU there is; without GPUs it is the number of CPU ranks."""
+    """The ranks of a node: null takes every GPU there is; without GPUs it is the number of CPU ranks.
+
+    `gpu_memory_gib` is for the plan, where there is no GPU to ask.
+    """
 
     gpus_per_node: int | None = Field(default=None, gt=0)
-
-
-class SlurmConfig(Settings):
-    """What a batch job asks for."""
-
-    nodes: int = Field(default=1, gt=0)
-    time: str | None = None  # in quotes: YAML reads 24:00:00 as the number 86400
-    account: str | None = None
-    partition: str | None = None
-    site: str | None = None
+    gpu_memory_gib: float | None = Field(default=None, gt=0)
 
 
 class RunConfig(Settings):
     """run.yaml: everything a run is made of. Exactly one of `epochs` and `steps` is set."""
 
-    path_keys: ClassVar[tuple[str, ...]] = ("model", "shards", "runs", "deepspeed", "tuning.continue_from")
+    path_keys: ClassVar[tuple[str, ...]] = (
+        "model",
+        "shards",
+        "runs",
+        "deepspeed",
+        "tuning.continue_from",
+        "slurm.site",
+    )
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     model: AnyPath
@@ -102,9 +142,14 @@ class RunConfig(Settings):
     steps: int | None = Field(default=None, gt=0)
     optim: OptimConfig
     loss: LossConfig = LossConfig()
-    precision: Literal["bf16", "fp32"] = "bf16"
-    activation_checkpointing: bool = True
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    loss_scale: Annotated[Literal["dynamic"] | float | None, BeforeValidator(_as_loss_scale)] = None
+    activation_checkpointing: bool | Literal["selective"] = True
+    offload_activations: bool = False
+    kernels: Literal["torch", "liger"] = "torch"
+    compile: bool = False
     max_bad_steps: int = Field(default=5, gt=0)
+    watchdog: int | None = Field(default=600, gt=0)
     tuning: Tuning = FullTuning()
     resize_embeddings: bool = False
     save: SaveConfig = SaveConfig()
@@ -121,6 +166,14 @@ class RunConfig(Settings):
             yield "steps", "epochs and steps are both set; expected exactly one of them"
         if not given:
             yield "steps", "neither epochs nor steps is set; expected exactly one of them"
+        precision, scale = raw.get("precision", "bf16"), raw.get("loss_scale")
+        if precision == "fp16" and scale is None:
+            yield (
+                "loss_scale",
+                "missing with precision fp16, whose gradients vanish without one; expected dynamic, or a number",
+            )
+        if precision != "fp16" and scale is not None:
+            yield "loss_scale", f"got {scale} with precision {precision}; belongs to fp16; take it out"
 
     @property
     def run_folder(self) -> Path:
@@ -176,17 +229,31 @@ def accumulation(config: RunConfig, world_size: int) -> int:
 
     Raises RunError if a step cannot be shared out evenly.
     """
-    packs, micro = config.batch.packs_per_step, config.batch.micro_packs
-    if packs % (world_size * micro):
-        possible = [size for size in range(1, packs // micro + 1) if packs % (size * micro) == 0]
-        hint = (
-            f"this step can be shared by {', '.join(map(str, possible))} ranks" if possible else "use fewer"
-        )
+    packs, micro, to_a_row = (
+        config.batch.packs_per_step,
+        config.batch.packs_per_forward,
+        config.batch.sequence_parallel,
+    )
+    if world_size % to_a_row:
         raise RunError(
-            f"batch.packs_per_step: cannot be shared out: got {packs} packs for {world_size} ranks x "
-            f"micro_packs {micro}; expected a multiple of {world_size * micro}; {hint}"
+            f"batch.sequence_parallel: the ranks cannot be grouped: got {world_size} ranks, {to_a_row} to a row; "
+            f"expected a multiple of {to_a_row} ranks"
         )
-    return packs // (world_size * micro)
+    shares = world_size // to_a_row
+    if packs % (shares * micro):
+        possible = [n * to_a_row for n in range(1, packs // micro + 1) if packs % (n * micro) == 0]
+        hint = (
+            f"this step can be shared by {', '.join(map(str, possible))} ranks"
+            if possible
+            else f"with micro_packs {micro} no number of ranks can share it; set micro_packs: 1"
+        )
+        what = "there are more ranks than packs" if packs < shares else "cannot be shared out"
+        ranks = f"{shares} ranks" if to_a_row == 1 else f"{shares} groups of {to_a_row} ranks"
+        raise RunError(
+            f"batch.packs_per_step: {what}: got {packs} packs for {ranks} x "
+            f"micro_packs {micro}; expected a multiple of {shares * micro}; {hint}"
+        )
+    return packs // (shares * micro)
 
 
 def evaluation_splits(config: RunConfig, shards: "Shards") -> tuple[str, ...]:
@@ -211,9 +278,9 @@ def check_run(config: RunConfig) -> "Shards":
     from data_tools.shards import open_shards  # pulls in pyarrow, which `--help` must not pay
 
     shards = open_shards(config.shards)
-    mistakes = []
+    mistakes: list[str] = []
     try:
-        evaluation_splits(config, shards)
+        mistakes += best_mistakes(config, shards, evaluation_splits(config, shards))
     except RunError as error:
         mistakes.append(str(error))
     num_steps = 0
@@ -251,9 +318,12 @@ def _model_mistakes(config: RunConfig, shards: "Shards", num_steps: int) -> Iter
             f"model: {path}: this type of model is not supported: got {model_type!r}; "
             f"expected one of {', '.join(SUPPORTED_MODEL_TYPES)}"
         )
+    yield from head_mistakes(path, model)
     yield from vocabulary_mistakes(config, model, vocab_size=shards.vocab_size)
     yield from tuning_mistakes(config, model, seq_len=shards.seq_len, num_steps=num_steps)
     yield from optim_mistakes(config, num_steps=num_steps)
+    yield from sequence_mistakes(config, model)
+    yield from speed_mistakes(config)
     positions = model.get("max_position_embeddings")
     if isinstance(positions, int) and positions < shards.seq_len:
         yield (

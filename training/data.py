@@ -7,8 +7,8 @@ follows. So a run's place in its data is one number, the packs consumed.
 
 import hashlib
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -23,13 +23,15 @@ Uint64Array = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One micro-batch: whole packs laid end to end in a single row, without padding.
+    """One micro-batch: whole packs laid end to end in a single row, without padding; or a piece of such a row.
 
     input_ids, position_ids: int64 [1, T]; positions restart at each document.
-    document_lengths: tokens of each document, in order; they sum to T.
+    document_lengths: tokens of each document of the whole row, in order; they sum to its T.
     predictors: int64 [N], the positions whose output predicts a target (one before it).
     labels: int64 [N], the target tokens.
     label_tasks: int64 [N], the task that each target belongs to, as indexed in the shards.
+    position: that of its first pack in the endless sequence; piece: which one of the row, see `cut_row`. Random numbers
+        follow from both.
     """
 
     input_ids: torch.Tensor
@@ -38,21 +40,35 @@ class Batch:
     predictors: torch.Tensor
     labels: torch.Tensor
     label_tasks: torch.Tensor
+    position: int = 0
+    piece: int = 0
 
     @property
     def num_tokens(self) -> int:
-        """Return the tokens in the row."""
+        """Return the tokens in the whole row."""
         return sum(self.document_lengths)
 
+    @property
+    def num_squares(self) -> int:
+        """Return Σ length² of the documents, which the cost of their attention grows with."""
+        return sum(length**2 for length in self.document_lengths)
+
     def to(self, device: torch.device) -> "Batch":
-        """Return the same batch with its tensors on `device`."""
-        return Batch(
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            position_ids=self.position_ids.to(device, non_blocking=True),
-            document_lengths=self.document_lengths,
-            predictors=self.predictors.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            label_tasks=self.label_tasks.to(device, non_blocking=True),
+        """Return the same batch with its tensors on `device`; from pinned memory without waiting for the copy."""
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "Batch":
+        """Return the same batch in memory that a GPU reads by itself."""
+        return self._with_tensors(torch.Tensor.pin_memory)
+
+    def _with_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        return replace(
+            self,
+            input_ids=change(self.input_ids),
+            position_ids=change(self.position_ids),
+            predictors=change(self.predictors),
+            labels=change(self.labels),
+            label_tasks=change(self.label_tasks),
         )
 
 
@@ -112,17 +128,29 @@ def step_slots(order: PackOrder, *, consumed: int, packs_per_step: int, end: int
     ]
 
 
-def rank_share(slots: list[Slot], *, micro_packs: int, rank: int, world_size: int) -> list[list[Slot]]:
-    """Return this rank's micro-batches of a step.
+def rank_share(
+    slots: list[Slot], costs: Sequence[int], *, micro_packs: int, rank: int, world_size: int
+) -> list[list[Slot]]:
+    """Return this rank's micro-batches of a step, dealt so that no rank waits long for another.
 
-    Slots are cut into groups of `micro_packs` first and dealt to the ranks in contiguous runs, so that the
-    groups are the same for any number of ranks. Example: 8 slots, micro_packs 2, 2 ranks: rank 1 gets
-    [[4, 5], [6, 7]].
+    costs: what each slot's pack costs, in any unit. Slots are cut into groups of `micro_packs` first, the same for any
+    number of ranks. The groups are ranked by cost and dealt out in rounds: the ranks work at their k-th micro-batches
+    at the same time (ZeRO-3 gathers each layer for all of them), and those are the ones that cost most alike.
+    Example: 4 slots of cost 1, 9, 2, 8 for 2 ranks: the first round is slots 1 and 3, the second, which is dealt
+    backwards, 2 and 0; rank 0 gets [[1], [0]].
     """
     groups = [slots[start : start + micro_packs] for start in range(0, len(slots), micro_packs)]
-    per_rank = len(groups) // world_size
-    assert per_rank * world_size * micro_packs == len(slots), (len(slots), micro_packs, world_size)
-    return groups[rank * per_rank : (rank + 1) * per_rank]
+    assert len(slots) % (micro_packs * world_size) == 0, (len(slots), micro_packs, world_size)
+    sums = [sum(costs[start : start + micro_packs]) for start in range(0, len(slots), micro_packs)]
+    ranked = sorted(range(len(groups)), key=lambda group: (-sums[group], group))
+    rounds = [ranked[start : start + world_size] for start in range(0, len(groups), world_size)]
+    # Backwards and forwards by turns: a rank that had the dearest of one round has the cheapest of the next.
+    return [groups[dealt[rank if turn % 2 == 0 else -1 - rank]] for turn, dealt in enumerate(rounds)]
+
+
+def pack_cost(split: Split, pack: int) -> int:
+    """Return Σ length² of a pack's documents: packs are equally full, so it is what their costs differ by."""
+    return int(np.square(split.pack(pack).seq_lengths, dtype=np.int64).sum())
 
 
 def num_step_targets(slots: list[Slot], split: Split) -> int:
@@ -162,6 +190,7 @@ def make_batch(split: Split, slots: list[Slot]) -> Batch:
         predictors=torch.from_numpy(target_at - 1),
         labels=torch.from_numpy(input_ids[target_at]),
         label_tasks=torch.from_numpy(np.repeat(document_tasks, lengths)[target_at]),
+        position=slots[0].position,
     )
 
 
@@ -169,12 +198,14 @@ def _targets(pack: Pack, weighs: bool) -> npt.NDArray[np.bool_]:
     return np.asarray(pack.targets, dtype=bool) if weighs else np.zeros(len(pack.targets), dtype=bool)
 
 
-def seed_random(seed: int, position: int) -> None:
-    """Seed torch and Python for the micro-batch that begins at `position`.
+def seed_random(seed: int, position: int, piece: int = 0) -> None:
+    """Seed torch and Python for the micro-batch that begins at `position`, or for a piece of its row.
 
-    Random numbers (dropout) then follow from the data, and survive a resume on another number of ranks.
+    Random numbers (dropout) then follow from the data, and survive a resume on another number of ranks, if as many of
+    them share a row.
     """
-    digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=8).digest()
+    place = f"{position}:{piece}" if piece else f"{position}"
+    digest = hashlib.blake2b(f"{seed}:{place}".encode(), digest_size=8).digest()
     number = int.from_bytes(digest, "little") >> 1  # torch takes signed 64-bit numbers
     torch.manual_seed(number)
     random.seed(number)

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from data_tools.errors import RunError
-from training.ops import path_to_ninja
+from training.ops import CACHE_VARIABLE, cache_folder, path_to_ninja
 
 # A rank may wait this long for another one that writes a checkpoint or reads a model from a slow disk.
 TIMEOUT = timedelta(minutes=30)
@@ -24,16 +24,36 @@ RENDEZVOUS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process's place among the processes of the run."""
+    """This process's place among the processes of the run.
+
+    `sequence_size` neighbouring ranks share a row. Example, 4 ranks, 2 to a row: ranks 2 and 3 are data_rank 1 of 2,
+    and have pieces 0 and 1 of its rows.
+    """
 
     rank: int
     size: int
     local_rank: int
+    sequence_size: int = 1
 
     @property
     def is_main(self) -> bool:
         """Return whether this is the rank that writes what is written once."""
         return self.rank == 0
+
+    @property
+    def data_rank(self) -> int:
+        """Return which share of the rows this rank works on, of `data_size`."""
+        return self.rank // self.sequence_size
+
+    @property
+    def data_size(self) -> int:
+        """Return how many shares the rows of a step are dealt into."""
+        return self.size // self.sequence_size
+
+    @property
+    def sequence_rank(self) -> int:
+        """Return which piece of each of its rows this rank has, of `sequence_size`."""
+        return self.rank % self.sequence_size
 
 
 def rendezvous_from(env: Mapping[str, str]) -> dict[str, str]:
@@ -82,28 +102,39 @@ def _slurm_port(env: Mapping[str, str]) -> int:
     return 15000 + (job + 101 * step) % 15000
 
 
-def init_world() -> World:
-    """Join the process group (nccl on GPUs, gloo on CPU) and return this process's place in it.
+def find_world() -> World:
+    """Return this process's place among those that were started with it.
 
     Sets the environment variables that DeepSpeed and its ops read. May be called again. Raises RunError.
     """
+    found = rendezvous_from(os.environ)
+    os.environ.update(found, PATH=path_to_ninja())
+    os.environ.setdefault(CACHE_VARIABLE, str(cache_folder()))
+    return World(int(found["RANK"]), int(found["WORLD_SIZE"]), int(found["LOCAL_RANK"]))
+
+
+def init_world() -> World:
+    """Find this process's place, and join the process group; return the place. Raises RunError."""
+    world = find_world()
+    join(world)
+    return world
+
+
+def join(world: World, timeout: timedelta = TIMEOUT) -> None:
+    """Join the process group (nccl on GPUs, gloo on CPU); a collective may take as long as `timeout`."""
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
-    found = rendezvous_from(os.environ)
-    os.environ.update(found, PATH=path_to_ninja())
-    world = World(int(found["RANK"]), int(found["WORLD_SIZE"]), int(found["LOCAL_RANK"]))
     accelerator = get_accelerator()
     if accelerator.device_name() != "cpu":
         accelerator.set_device(world.local_rank)
     deepspeed.init_distributed(
-        dist_backend=accelerator.communication_backend_name(), auto_mpi_discovery=False, timeout=TIMEOUT
+        dist_backend=accelerator.communication_backend_name(), auto_mpi_discovery=False, timeout=timeout
     )
     assert (dist.get_rank(), dist.get_world_size()) == (world.rank, world.size)
     if accelerator.device_name() == "cpu":
         barrier()
-        _forget_shared_memory(world, found)
-    return world
+        _forget_shared_memory(world, os.environ)
 
 
 def _forget_shared_memory(world: World, rendezvous: Mapping[str, str]) -> None:
@@ -125,11 +156,13 @@ def all_max(value: float) -> float:
     return float(_all_reduce(torch.tensor(float(value), dtype=torch.float64), dist.ReduceOp.MAX))
 
 
-def any_rank(*flags: bool) -> tuple[bool, ...]:
-    """Return for each flag whether any rank has it set."""
-    return tuple(
-        bool(flag) for flag in _all_reduce(torch.tensor([float(f) for f in flags]), dist.ReduceOp.MAX)
-    )
+def compare_ranks(*flags: bool, seconds: float, world: World) -> tuple[tuple[bool, ...], list[float]]:
+    """Return for each flag whether any rank has it set, and the `seconds` of each rank, in one reduction."""
+    # In its own place each rank is the largest: the others have 0 there.
+    own = [seconds if rank == world.rank else 0.0 for rank in range(world.size)]
+    values = torch.tensor([*map(float, flags), *own], dtype=torch.float64)
+    found = _all_reduce(values, dist.ReduceOp.MAX).tolist()
+    return tuple(map(bool, found[: len(flags)])), found[len(flags) :]
 
 
 def first_words(words: str, world: World) -> str:

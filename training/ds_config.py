@@ -18,7 +18,9 @@ from data_tools.errors import RunError, SettingsError
 from data_tools.settings import did_you_mean, read_text
 from training.config import RunConfig, accumulation
 from training.ds_optimizer import optimizer_keys
+from training.ds_types import type_mistakes
 from training.optim_checks import optimizer_mistakes
+from training.speed_checks import device_mistakes
 from training.tuning.checks import offload_mistakes
 
 # The lists of keys below were read from DeepSpeed 0.19.8 (runtime/config.py, runtime/constants.py,
@@ -170,6 +172,7 @@ def find_mistakes(base: Mapping[str, Any]) -> Iterator[str]:
                 yield from _key_mistakes(f"{section}.{key}", key, known)
         elif value is not None and value != "auto":
             yield f"{section}: got {value!r}; expected an object"
+    yield from type_mistakes(base)
     zero = base.get("zero_optimization")
     if zero is None:
         yield 'zero_optimization: missing; expected an object with "stage": 3'
@@ -249,6 +252,7 @@ def build_ds_config(
     problems = [
         *offload_mistakes(config.tuning, optimizer=offload, param=offload_device(merged, "param")),
         *optimizer_mistakes(config, base, offload=offload),
+        *device_mistakes(config, base, world_size=world_size, on_gpu=pin_memory),
     ]
     if problems:
         raise RunError("\n".join(problems))
@@ -261,12 +265,14 @@ def build_ds_config(
     return merged
 
 
-def read_ds_config(path: Path) -> dict[str, Any]:
+def read_ds_config(path: Path, *, pin_memory: bool = True) -> dict[str, Any]:
     """Read the ds_config.json of a run folder, as its workers do: variables in `nvme_path` get their value.
 
-    Raises RunError for a variable that is not set on this node.
+    `pin_memory` False, on a node without a GPU, overrules the file. Raises RunError for a variable that is not set.
     """
     ds_config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for section in _offload_sections(ds_config):
+        section["pin_memory"] = section["pin_memory"] and pin_memory
     for section in _nvme_sections(ds_config):
         section["nvme_path"] = expand_variables(section["nvme_path"])
     return ds_config
@@ -304,6 +310,11 @@ def nvme_folder(ds_config: Mapping[str, Any]) -> Iterator[tuple[Path, ...]]:
     finally:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def nvme_paths(ds_config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the folders that the NVMe offload is given, with their variables."""
+    return tuple(dict.fromkeys(str(section.get("nvme_path", "")) for section in _nvme_sections(ds_config)))
 
 
 def offload_device(ds_config: Mapping[str, Any], what: Literal["optimizer", "param"]) -> str:

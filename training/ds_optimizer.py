@@ -1,9 +1,11 @@
 """DeepSpeed's keys for the optimizer and the precision of its states, from run.yaml.
 
-Lion is not among them: `engine.py` hands DeepSpeed our own.
+Lion and AdamW with 8 bits are not among them: `engine.py` hands DeepSpeed our own.
 """
 
 from typing import TYPE_CHECKING, Any
+
+from training.loss_scale import LossScale
 
 if TYPE_CHECKING:
     from training.config import RunConfig
@@ -24,15 +26,19 @@ def optimizer_keys(config: "RunConfig", *, offload: str) -> dict[str, Any]:
     }
     if section := _section(optim, offload=offload):
         keys["optimizer"] = section
-    if optim.name in ("sgd", "lion"):  # DeepSpeed's lists have neither torch's SGD nor our Lion
+    if optim.name in ("sgd", "lion", "adamw8bit"):  # DeepSpeed's lists have neither torch's SGD nor ours
         keys |= {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
+    if config.precision == "fp16":
+        # To DeepSpeed every scale is a constant: loss_scale.py changes a dynamic one.
+        keys["fp16"] = {"enabled": True, "loss_scale": LossScale.of(config.loss_scale).scale}
+    if config.precision != "fp32":
+        # By default DeepSpeed adds the micro-batches' gradients up in the 16 bits of the weights.
+        keys["data_types"] = {"grad_accum_dtype": "fp32"}
     if config.precision == "bf16":
         keys["bf16"] = {"enabled": True}
         if optim.states != "fp32":
             keys["bf16"]["bf16_master_weights_and_grads"] = True
             keys["bf16"]["bf16_optimizer_states"] = optim.states == "bf16"
-        # By default DeepSpeed adds the micro-batches' gradients up in bfloat16.
-        keys["data_types"] = {"grad_accum_dtype": "fp32"}
     if optim.name == "muon":
         keys["communication_data_type"] = "fp32"  # the type that DeepSpeed keeps Muon's momentum in
     return keys
@@ -40,7 +46,7 @@ def optimizer_keys(config: "RunConfig", *, offload: str) -> dict[str, Any]:
 
 def _section(optim: "OptimConfig", *, offload: str) -> dict[str, Any] | None:
     """Return what DeepSpeed builds the optimizer from; None for the one that it is given."""
-    if optim.name == "lion":
+    if optim.name in ("lion", "adamw8bit"):
         return None
     # Not offloaded, torch's own AdamW does: DeepSpeed's needs a CUDA compiler where the job runs.
     adam = {"betas": list(optim.betas), "eps": optim.eps, "torch_adam": offload == "none"}

@@ -9,17 +9,18 @@ from deepspeed.ops.adam import DeepSpeedCPUAdam
 
 from data_tools.errors import RunError
 from data_tools.shards import Shards
+from training.adam8bit import Adam8bit
 from training.attention import check_documents_apart
 from training.checkpoint import load_checkpoint
 from training.checkpoint_files import CheckpointReader, finished_checkpoints
 from training.config import RunConfig
 from training.distributed import World
-from training.health import Health
-from training.ledger import BEGINNING
 from training.lion import Lion
 from training.model import PackedCausalLM, load_model
 from training.optim import keep_rates_apart, parameter_groups, set_learning_rate
 from training.run_folder import RunFolder
+from training.standing import Standing
+from training.twinflow import copy_rates
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ def build_engine(
     config: RunConfig, ds_config: dict[str, Any], world: World, *, vocab_size: int
 ) -> deepspeed.DeepSpeedEngine:
     """Return the engine with the run's model in partitions, after the self-test of packed attention."""
+    assert world.sequence_size == config.batch.sequence_parallel
     logger.info("loading %s on %d ranks", config.model, world.size)
     model = load_model(config, ds_config, world, vocab_size=vocab_size)
     engine = initialize(model, config, ds_config)
@@ -41,11 +43,15 @@ def initialize(
     """Return the engine that trains `model` with the run's optimizer."""
     optim = config.optim
     groups = parameter_groups(model, optim, prefix=PackedCausalLM.PREFIX)
-    lion = optim.name == "lion"
+    ours: torch.optim.Optimizer | None = None  # else DeepSpeed makes it, from its configuration
+    if optim.name == "lion":
+        ours = Lion(groups, lr=optim.lr, betas=optim.betas, weight_decay=0.0)
+    elif optim.name == "adamw8bit":
+        ours = Adam8bit(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=0.0)
     engine, *_ = deepspeed.initialize(
         model=model,
-        optimizer=Lion(groups, lr=optim.lr, betas=optim.betas, weight_decay=0.0) if lion else None,
-        model_parameters=None if lion else groups,
+        optimizer=ours,
+        model_parameters=groups if ours is None else None,
         config=ds_config,
     )
     keep_rates_apart(engine.optimizer.param_groups, optim)
@@ -68,17 +74,15 @@ def _mend_nvme_prefetch(engine: deepspeed.DeepSpeedEngine) -> None:
 
 
 def resume(
-    engine: deepspeed.DeepSpeedEngine, run: RunFolder, shards: Shards, world: World
-) -> tuple[int, int, str, Health]:
-    """Load the newest finished checkpoint, if there is one.
-
-    Returns the steps done, the packs consumed, the ledger of their rows, and the steps that were skipped.
+    engine: deepspeed.DeepSpeedEngine, run: RunFolder, config: RunConfig, shards: Shards, world: World
+) -> Standing:
+    """Load the newest finished checkpoint, if there is one; return where the run stands.
 
     Raises RunError if it was made from other shards.
     """
     finished = finished_checkpoints(run.checkpoints)
     if not finished:
-        return 0, 0, BEGINNING, Health()
+        return Standing.beginning(config)
     reader = CheckpointReader(finished[-1])
     progress = reader.progress
     if progress.shards_fingerprint != shards.fingerprint:
@@ -90,8 +94,7 @@ def resume(
     logger.info(
         "continued from %s, saved by %d ranks, on %d ranks", reader.folder, progress.world_size, world.size
     )
-    health = Health(progress.skipped_steps, progress.skipped_in_a_row)
-    return progress.step, progress.packs_consumed, progress.ledger, health
+    return Standing.of(progress, config)
 
 
 def prepare_step(engine: deepspeed.DeepSpeedEngine, *, lr: float) -> None:
@@ -101,6 +104,7 @@ def prepare_step(engine: deepspeed.DeepSpeedEngine, *, lr: float) -> None:
     differs, and with it every weight from there on. An update that counts as step 0 makes it take the power always.
     """
     set_learning_rate(engine.optimizer.param_groups, lr)
+    copy_rates(engine.optimizer)
     optimizer = engine.optimizer.optimizer
     adam = getattr(optimizer, "aux_optimizer", optimizer)  # Muon's, for the weights that it does not update
     if isinstance(adam, DeepSpeedCPUAdam):

@@ -14,28 +14,33 @@ import torch
 
 from data_tools.chat import ChatTokenizer
 from data_tools.errors import RunError
-from training.checkpoint_files import CheckpointReader, check_base, finished_checkpoints
+from training.checkpoint_files import (
+    CheckpointReader,
+    best_checkpoint,
+    check_base,
+    finished_checkpoints,
+)
 from training.config import read_run_config, trained_base
 from training.safetensors_file import SafetensorsWriter, TensorSpec
 from training.tuning.merge import MergedWeights
 from training.tuning.settings import AddedTuning, trains_everything
 
 MAX_FILE_BYTES = 5 * 10**9
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def export_run(run_folder: Path, checkpoint: str | None, output: Path, *, merge: bool = False) -> Path:
     """Write a run's weights, tokenizer, chat template and generation settings into `output`; return it.
 
-    checkpoint: the name of a folder such as `step-000100`; None takes the newest. Weights are rounded from the
-    float32 master weights to the run's precision, which gives what the engine computed with. A run that trained an
-    adapter gives the adapter's folder, for peft; with `merge` a whole model. The folder appears under its name when it
-    is complete. Raises RunError.
+    checkpoint: the name of a folder such as `step-000100`; None takes the newest, `best` the one that `save.best` has
+    kept. Weights are rounded from the float32 master weights to the run's precision, which gives what the engine
+    computed with. A run that trained an adapter gives the adapter's folder, for peft; with `merge` a whole model. The
+    folder appears under its name when it is complete. Raises RunError.
     """
     if not (run_folder / "config.yaml").exists():
         raise RunError(f"{run_folder}: not a run folder: it has no config.yaml")
     config = read_run_config(run_folder / "config.yaml")
-    reader = CheckpointReader(_pick_checkpoint(run_folder / "checkpoints", checkpoint))
+    reader = CheckpointReader(pick_checkpoint(run_folder / "checkpoints", checkpoint))
     if output.exists() and any(output.iterdir()):
         raise RunError(f"{output}: exists and is not empty; export to another folder, or remove it")
     check_base(reader.progress, trained_base(config), where=reader.folder)
@@ -65,12 +70,21 @@ def export_run(run_folder: Path, checkpoint: str | None, output: Path, *, merge:
     return output
 
 
-def _pick_checkpoint(checkpoints: Path, name: str | None) -> Path:
+def pick_checkpoint(checkpoints: Path, name: str | None) -> Path:
+    """Return the checkpoint of that name: a folder's, `best`, or None for the newest. Raises RunError."""
     finished = finished_checkpoints(checkpoints)
     if not finished:
         raise RunError(f"{checkpoints}: no finished checkpoint; train first")
     if name is None:
         return finished[-1]
+    if name == "best":
+        best = best_checkpoint(checkpoints)
+        if best is None:
+            raise RunError(
+                f"{checkpoints}: no checkpoint is known to be the best; set save.best before training, or name one of "
+                f"{', '.join(path.name for path in finished)}"
+            )
+        return best
     if name not in (path.name for path in finished):
         raise RunError(
             f"{checkpoints}: no finished checkpoint of that name: got {name}; "

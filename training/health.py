@@ -24,11 +24,11 @@ class Health:
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
 
-    def after(self, *, applied: bool) -> "Health":
-        """Return the counts after one more step."""
+    def after(self, *, applied: bool, rescaled: bool = False) -> "Health":
+        """Return the counts after one more step; one that was `rescaled` is skipped, and no sign of anything bad."""
         if applied:
             return Health(self.skipped_steps, 0)
-        return Health(self.skipped_steps + 1, self.skipped_in_a_row + 1)
+        return Health(self.skipped_steps + 1, self.skipped_in_a_row + (not rescaled))
 
 
 def suspect_packs(

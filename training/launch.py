@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING, Any
 from data_tools.errors import RunError
 from training.config import RunConfig, check_run
 from training.ds_config import build_ds_config, nvme_folder, read_ds_file
+from training.events import record_event
+from training.nvme_checks import nvme_mistakes
 from training.ops import CACHE_VARIABLE, cache_folder, ensure_ops, needed_ops, path_to_ninja
+from training.plan.choose import resolve_micro_packs
+from training.plan.machine import tiers_here
+from training.plan.plan import Ranks
 from training.run_folder import PARENT_VARIABLE, RunFolder, parent_variable
 from training.supervise import EXIT_STOPPED, Supervisor, exit_code, stopped_by_signals
 
@@ -104,6 +109,21 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def settle(config: RunConfig, devices: Devices) -> RunConfig:
+    """Return the run with a number in place of `batch.micro_packs: auto`, chosen by this node's memory.
+
+    Raises SettingsError, ShardError or RunError; says what it chose and why.
+    """
+    if config.batch.micro_packs != "auto":
+        return config
+    base = read_ds_file(config.deepspeed)
+    ranks = Ranks(nodes=1, per_node=devices.num_ranks, on_gpu=devices.on_gpu)
+    tiers = tiers_here(config, base, ranks)
+    config, why = resolve_micro_packs(config, base, check_run(config), ranks, tiers)
+    logger.info("%s", why)
+    return config
+
+
 def check(config: RunConfig, devices: Devices) -> tuple["Shards", dict[str, Any]]:
     """Check everything about a run that can be known here; return its shards and DeepSpeed configuration.
 
@@ -118,6 +138,9 @@ def check(config: RunConfig, devices: Devices) -> tuple["Shards", dict[str, Any]
         base=base,
         pin_memory=devices.on_gpu,
     )
+    ranks = Ranks(nodes=1, per_node=devices.num_ranks, on_gpu=devices.on_gpu)
+    if mistakes := list(nvme_mistakes(config, base, shards, ranks)):
+        raise RunError("\n".join(mistakes))
     return shards, ds_config
 
 
@@ -128,6 +151,7 @@ def train(config: RunConfig) -> int:
     user's that only the ranks could find, else 1. Raises SettingsError, ShardError or RunError for the rest.
     """
     devices = find_devices(config)
+    config = settle(config, devices)
     shards, ds_config = check(config, devices)
     run = RunFolder(config.run_folder)
     with run.hold():
@@ -138,6 +162,7 @@ def train(config: RunConfig) -> int:
 def print_command(config: RunConfig) -> str:
     """Check a run, prepare its folder, and return the line that starts it, for a shell."""
     devices = find_devices(config)
+    config = settle(config, devices)
     shards, ds_config = check(config, devices)
     run = RunFolder(config.run_folder)
     with run.hold():
@@ -158,6 +183,8 @@ def launch(
     added = launcher_environment(devices)
     env = {**os.environ, **added, PARENT_VARIABLE: parent_variable()}
     supervisor = Supervisor(run)
+    job = os.environ.get("SLURM_JOB_ID")
+    record_event(run.path, "started", host=socket.gethostname(), job=job, nodes=1, ranks=devices.num_ranks)
     with stopped_by_signals(supervisor), nvme_folder(ds_config):
         ensure_ops(ops, env)
         if run.stop_requested():
@@ -166,4 +193,6 @@ def launch(
         command = launcher_command(run, devices, module=module)
         logger.info("run %s: %d ranks; output in %s", run.path.name, devices.num_ranks, run.logs)
         code = supervisor.run_to_end(command, env, num_ranks=devices.num_ranks)
-    return exit_code(run, code, supervisor.logs)
+    ended = exit_code(run, code, supervisor.logs)
+    record_event(run.path, "ended", code=ended, launcher_code=code, state=run.state)
+    return ended

@@ -212,8 +212,10 @@ class Lease:
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Return who holds the lease, or None if nobody does or the file is being written."""
+    """Return who holds the lease, or None if nobody does, or the file is being written or damaged."""
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+        holder = Holder(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+    wrong = type(holder.pid) is not int or type(holder.beat) is not int or type(holder.started) is not float
+    return None if wrong else holder

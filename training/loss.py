@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-# Logits cost about 10 bytes x vocabulary for each position: 1024 positions of a 128k vocabulary are 1.3 GB.
-POSITIONS_AT_A_TIME = 1024
+from training.optim_settings import POSITIONS_AT_A_TIME
 
 HeadOutput = Literal["loss_sum", "token_losses", "logits"]
 

@@ -8,14 +8,18 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.distributed import World
+from training.monitoring.dashboard import write_dashboard
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+    from training.config import RunConfig
+    from training.distributed import World
+    from training.monitoring.wandb_feed import WandbFeed
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +35,12 @@ class MetricsLog:
         *,
         resume_step: int,
         tensorboard: bool,
-        world: World | None = None,
+        world: "World | None" = None,
         num_steps: int | None = None,
+        feed: "WandbFeed | None" = None,
     ) -> None:
+        """Open the log; `feed` is a reader of the file beside the run, which ends with the log."""
+        self._feed = feed
         self._progress = Progress(num_steps=num_steps)
         self._writes = world is None or world.is_main
         self._board = _open_board(run_folder, resume_step) if self._writes and tensorboard else None
@@ -46,19 +53,41 @@ class MetricsLog:
         """Record the metrics of a step, `group/name` to value; a step is written once."""
         if not self._writes:
             return
-        # JSON has no infinity: a value that is not finite is written as null.
-        values = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(_as_line(step, metrics))
         self._file.flush()
+        self._draw(step, metrics)
+        if self._feed is not None:
+            self._feed.look()
+        logger.info("%s", self._progress.line(step, metrics))
+
+    def _draw(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._board is not None:
             for key, value in metrics.items():
                 self._board.add_scalar(key, value, step)
-        logger.info("%s", self._progress.line(step, metrics))
+
+    def amend(self, step: int, added: Mapping[str, float]) -> None:
+        """Add metrics to the line of `step`, which is the last one there."""
+        if not self._writes:
+            return
+        self._file.close()
+        path = Path(self._file.name)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        before = json.loads(lines.pop()) if lines and _step_of(lines[-1]) == step else {}
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text("".join([*lines, _as_line(step, {**before, **added})]), encoding="utf-8")
+        partial.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+        self._draw(step, added)
 
     def text(self, tag: str, text: str, *, step: int = 0) -> None:
         """Show a text (markdown) in TensorBoard."""
         if self._board is not None:
             self._board.add_text(tag, text, step)
+
+    def describe(self, config: "RunConfig", splits: Sequence[str]) -> None:
+        """Lay out TensorBoard's dashboard for a run that is evaluated on `splits`."""
+        if self._board is not None:
+            write_dashboard(self._board, config, splits)
 
     def close(self) -> None:
         """Write out what is still buffered."""
@@ -68,6 +97,14 @@ class MetricsLog:
             self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._feed is not None:
+            self._feed.close()
+
+
+def _as_line(step: int, metrics: Mapping[str, float | None]) -> str:
+    """Return the line of a step. JSON has no infinity: a value that is not finite is written as null."""
+    finite = {key: v if v is not None and math.isfinite(v) else None for key, v in metrics.items()}
+    return json.dumps({"step": step, **finite}) + "\n"
 
 
 def _open_board(run_folder: Path, resume_step: int) -> "SummaryWriter":
@@ -92,19 +129,33 @@ def cut_after(path: Path, step: int) -> None:
 
 
 def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics.jsonl, without one that is torn."""
-    with (run_folder / FILE_NAME).open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines if _step_of(line) < math.inf]
+    """Return the lines of a run's metrics.jsonl, without one that is torn; none where there is no such file."""
+    if not (run_folder / FILE_NAME).exists():
+        return []
+    with (run_folder / FILE_NAME).open(encoding="utf-8", errors="replace") as lines:
+        rows = map(_parse, lines)
+        return [row for row in rows if row is not None]
+
+
+def last_logged_step(run_folder: Path) -> int:
+    """Return the last step in a run's metrics.jsonl; 0 if there is none."""
+    return max((row["step"] for row in read_metrics(run_folder)), default=0)
 
 
 def _step_of(line: str) -> float:
     """Return the step of a line; infinity for a torn one."""
-    if not line.endswith("\n"):
-        return math.inf
+    row = _parse(line)
+    return math.inf if row is None else row["step"]
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """Return the metrics of a step; None for a line that is torn."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+        row = json.loads(line)
+    except ValueError:
+        return None
+    whole = line.endswith("\n") and isinstance(row, dict) and isinstance(row.get("step"), int)
+    return row if whole else None
 
 
 class Progress:
@@ -129,10 +180,10 @@ class Progress:
         if metrics.get("health/skipped_steps"):
             parts.append(f"skipped {metrics['health/skipped_steps']:.0f}")
         if "speed/tokens_per_second" in metrics:
-            parts.append(f"{_short(metrics['speed/tokens_per_second'])} tok/s")
+            parts.append(f"{short(metrics['speed/tokens_per_second'])} tok/s")
         left = self._seconds_left(step)
         if left is not None:
-            parts.append(f"left {_duration(left)}")
+            parts.append(f"left {duration(left)}")
         return "  ".join(parts)
 
     def _seconds_left(self, step: int) -> float | None:
@@ -147,7 +198,7 @@ class Progress:
         return (now - since) / (step - first_step) * (self._num_steps - step)
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Return a number with three digits and a suffix: 1234 is 1.23k."""
     for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
@@ -155,7 +206,8 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time for people: 5 s, 5 min, 3.0 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

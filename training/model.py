@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -16,14 +17,18 @@ from transformers.integrations import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from data_tools.errors import RunError
+from training.activations import checkpoint_activations
 from training.adversarial import neftune_noise
-from training.attention import ATTENTION_NAME
+from training.attention import ATTENTION_NAME, SEQUENCE_ATTENTION_NAME
 from training.base_model import Shapes, parameter_shapes, read_weight_shapes
 from training.config import SUPPORTED_MODEL_TYPES, RunConfig, trained_base
 from training.data import Batch
 from training.distributed import World
+from training.kernels import use_compiled, use_liger
 from training.loss import HeadOutput, TargetHead
+from training.loss_scale import LossScale
 from training.optim_settings import LossConfig
+from training.sequence_parallel import sequence_group
 from training.tuning.adalora import OrthogonalityPenalty, make_penalty
 from training.tuning.methods import continue_adapter, keep_quantized_layers_training, quantization, tune
 from training.tuning.settings import AddedTuning, QloraTuning
@@ -31,7 +36,7 @@ from training.tuning.virtual import Prefix, Prompt, Row, make_virtual_tokens, nu
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class PackedCausalLM(nn.Module):
@@ -48,11 +53,14 @@ class PackedCausalLM(nn.Module):
         orthogonality: OrthogonalityPenalty | None = None,
         base: str = "",
         loss: LossConfig | None = None,
+        loss_scale: LossScale | None = None,
+        sequence_group: dist.ProcessGroup | None = None,
     ) -> None:
         """Take over `model`.
 
         virtual: what stands in front of documents; orthogonality: what is added to the loss; base: who the weights are
-        that are not trained; loss: what is added to the plain one.
+        that are not trained; loss: what is added to the plain one; loss_scale: of the first step; sequence_group: the
+        ranks that share rows with this one, each of which is given its piece of a batch, see cut_row.
         """
         super().__init__()
         self.hf = model
@@ -60,6 +68,8 @@ class PackedCausalLM(nn.Module):
         self.orthogonality = orthogonality
         self.penalty: torch.Tensor | float = 0.0  # of the last forward that gave a loss
         self.base = base
+        self.loss_scale = loss_scale or LossScale()
+        self.sequence_group = sequence_group
         loss = loss or LossConfig()
         self.neftune = loss.neftune
         self.moves_embeddings = bool(loss.neftune) or loss.adversarial is not None
@@ -94,6 +104,7 @@ class PackedCausalLM(nn.Module):
             document_lengths=row.document_lengths,
             document_offsets=lengths.cumsum(0, dtype=torch.int32),
             prefix=row.prefix,
+            sequence_group=self.sequence_group,
         ).last_hidden_state[0]
         if row.real is not None:
             hidden = hidden[row.real]
@@ -140,7 +151,12 @@ def load_model(
     size_nvme_buffers(ds_config, max(numels), world.size)
     live = HfDeepSpeedConfig(ds_config)
     dtype = DTYPES[config.precision]
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": ATTENTION_NAME}
+    attention = ATTENTION_NAME if world.sequence_size == 1 else SEQUENCE_ATTENTION_NAME
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
+    if config.kernels == "liger":
+        use_liger(hf_config)
+    if config.compile:
+        use_compiled(hf_config)
     shapes: Shapes = {}
     if config.from_scratch:
         torch.manual_seed(config.seed)
@@ -160,8 +176,7 @@ def load_model(
         torch.manual_seed(config.seed)
         model.resize_token_embeddings(vocab_size)
     tune(model, config, shapes)
-    if config.activation_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+    checkpoint_activations(model, config)
     packed = PackedCausalLM(
         model,
         live,
@@ -169,6 +184,8 @@ def load_model(
         orthogonality=make_penalty(config, model),
         base=trained_base(config),
         loss=config.loss,
+        loss_scale=LossScale.of(config.loss_scale),
+        sequence_group=sequence_group(world.sequence_size),
     )
     if isinstance(config.tuning, AddedTuning) and config.tuning.continue_from is not None:
         continue_adapter(packed, config.tuning.continue_from, prefix=PackedCausalLM.PREFIX)

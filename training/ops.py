@@ -32,18 +32,25 @@ STALE_LOCK_SECONDS = 20.0
 def cache_folder() -> Path:
     """Return the folder of built ops: TORCH_EXTENSIONS_DIR, else one for these packages and this CPU.
 
+    It is below SHARDTUNE_CACHE, by which a job keeps it on each node's own disk, else below the user's cache.
+
     Versions and the place of the packages are in its path because torch rebuilds in place what another
     environment has built, even from the same sources; the CPU, because the ops are compiled for that very one.
     """
     if os.environ.get(CACHE_VARIABLE):
         return Path(os.environ[CACHE_VARIABLE])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = Path(os.environ.get("SHARDTUNE_CACHE") or user_cache())
     versions = (
         f"py{sys.version_info.major}{sys.version_info.minor}-torch{importlib.metadata.version('torch')}"
         f"-deepspeed{importlib.metadata.version('deepspeed')}"
         f"-{hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]}-{platform.machine()}-{_cpu_hash()}"
     )
-    return cache / "shardtune" / "ops" / versions
+    return cache / "ops" / versions
+
+
+def user_cache() -> Path:
+    """Return the folder that holds this program's files that can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shardtune"
 
 
 def path_to_ninja() -> str:

@@ -89,6 +89,11 @@ def optimizer_mistakes(config: "RunConfig", base: Mapping[str, Any], *, offload:
                 "communication_data_type: muon keeps its momentum in this type: got "
                 f"{base['communication_data_type']}; expected fp32; take it out"
             )
+    if optim.name == "adamw8bit" and offload == "nvme":
+        yield (
+            "optim.name: adamw8bit keeps its moments where DeepSpeed does not swap: got offload_optimizer.device nvme; "
+            "expected cpu or none"
+        )
     if optim.states == "fp32":
         return
     if config.precision != "bf16":

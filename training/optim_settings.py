@@ -7,6 +7,10 @@ from pydantic import BeforeValidator, Field
 
 from data_tools.settings import Settings
 
+# Of targets whose logits are in memory at once. They cost about 12 bytes x vocabulary for each: 1024 of a vocabulary
+# of 128k are 1.6 GB.
+POSITIONS_AT_A_TIME = 1024
+
 
 def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
@@ -17,8 +21,8 @@ def _refuse_adafactor(value: Any) -> Any:
         # It keeps the sums of a matrix's rows and columns. ZeRO-3 gives each rank a run of the flattened matrix, which
         # holds pieces of both: every step would have to gather every matrix's squared gradient.
         raise ValueError(
-            "adamw, lion, muon or sgd; adafactor factors whole matrices, and under ZeRO-3 no rank holds one; lion "
-            "keeps one moment instead of two"
+            "adamw, adamw8bit, lion, muon or sgd; adafactor factors whole matrices, and under ZeRO-3 no rank holds "
+            "one; adamw8bit keeps moments of 8 bits, lion one instead of two"
         )
     return value
 
@@ -31,7 +35,9 @@ class OptimConfig(Settings):
     weights that muon leaves to AdamW. `states`: the precision of master weights and moments.
     """
 
-    name: Annotated[Literal["adamw", "lion", "muon", "sgd"], BeforeValidator(_refuse_adafactor)] = "adamw"
+    name: Annotated[
+        Literal["adamw", "adamw8bit", "lion", "muon", "sgd"], BeforeValidator(_refuse_adafactor)
+    ] = "adamw"
     lr: float = Field(gt=0)
     adam_lr: float | None = Field(default=None, gt=0)
     betas: Annotated[

@@ -1,7 +1,7 @@
 """The folder of a run: what lies where, who may use it, what may change, and how it is stopped.
 
 config.yaml  ds_config.json  environment.json   written at each start, read by the workers
-state                                           done | stopped | failed, written at each end
+state                                           done | stopped | failed | stuck, written at each end
 STOP                                            asks all ranks to save and end
 lease.json                                      the process that holds the folder
 metrics.jsonl  logs/  tensorboard/  checkpoints/step-000100/
@@ -28,9 +28,10 @@ import psutil
 
 from data_tools.errors import RunError, ShardtuneError
 from training.config import RunConfig, read_run_config, trained_base
+from training.last_words import ORPHANED
 from training.lease import STALE_SECONDS, Lease, process_lives, process_started
 
-State = Literal["done", "stopped", "failed"]
+State = Literal["done", "stopped", "failed", "stuck"]
 
 # Keys of run.yaml that may differ when a run goes on. All else decides about its numbers. Paths may differ
 # where what lies there is the same, which is compared by fingerprint.
@@ -43,13 +44,18 @@ MAY_CHANGE = (
     "log",
     "evaluate",
     "batch.micro_packs",
+    "batch.sequence_parallel",
     "deepspeed",
     "max_bad_steps",
+    "watchdog",
 )
+IDENTITY = ("shards_fingerprint", "model_config_sha256", "base_fingerprint")
 COMPARED_BY_CONTENT = ("shards", "model", "runs")
 
 # `host:pid:start` of the process that a rank must not outlive, set by whoever starts the ranks.
 PARENT_VARIABLE = "SHARDTUNE_PARENT"
+# Set by a job script that clears the folder before it starts the ranks, so that a STOP in between is heard.
+CLEARED_VARIABLE = "SHARDTUNE_CLEARED"
 WATCH_SECONDS = 0.5
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -122,7 +128,7 @@ class RunFolder:
             text = (self.path / "state").read_text(encoding="ascii").strip()
         except FileNotFoundError:
             return None
-        return text if text in ("done", "stopped", "failed") else None  # type: ignore[return-value]
+        return text if text in ("done", "stopped", "failed", "stuck") else None  # type: ignore[return-value]
 
     def write_state(self, state: State) -> None:
         """Write how this start ended; atomic."""
@@ -204,11 +210,22 @@ class RunFolder:
         }
         _write_json(self.environment_path, identity | describe_environment())
 
+    def _identity(self) -> dict[str, str]:
+        """Return what environment.json says of the shards and the model that the run was made with. Raises RunError."""
+        try:
+            kept = json.loads(self.environment_path.read_text(encoding="utf-8"))
+            return {name: str(kept[name]) for name in IDENTITY}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{self.environment_path}: is damaged: {type(error).__name__}: {error}; the run cannot go on without "
+                "it; put it back, or give the new run another name"
+            ) from None
+
     def check_unchanged(self, config: RunConfig, *, shards_fingerprint: str) -> None:
         """Raise RunError if the run has checkpoints made with settings, shards or a model that differ."""
         if not self.has_checkpoint():
             return
-        before = json.loads(self.environment_path.read_text(encoding="utf-8"))
+        before = self._identity()
         mistakes = [
             f"{key}: got {new}; the run was made with {old}"
             for key, old, new in changed_keys(read_run_config(self.config_path), config)
@@ -220,7 +237,7 @@ class RunFolder:
             )
         if before["model_config_sha256"] != _model_hash(config):
             mistakes.append(f"model: the config.json in {config.model} is not the one the run was made with")
-        elif before.get("base_fingerprint", "") != trained_base(config):
+        elif before["base_fingerprint"] != trained_base(config):
             mistakes.append(
                 f"model: {config.model} holds other weights than those beside which the run was trained"
             )
@@ -233,25 +250,25 @@ class RunFolder:
 
 
 def _runs_module_with(argument: str, command: list[str]) -> bool:
-    """Return whether a command line is a launcher's or a rank's, not an editor's that has the file open."""
-    return argument in command and ("-m" in command or "--module" in command)
+    """Return whether a command line is a launcher's or a rank's, not an editor's that has the file open, nor srun's."""
+    runs_module = "-m" in command or "--module" in command
+    return argument in command and runs_module and Path(command[0]).name != "srun"
 
 
 def changed_keys(old: RunConfig, new: RunConfig) -> Iterator[tuple[str, Any, Any]]:
     """Yield (key, old value, new value) for each setting that differs and may not."""
-    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
     for key in {**before, **after}:
         free = any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE)
         if not free and key not in COMPARED_BY_CONTENT and before.get(key) != after.get(key):
             yield key, before.get(key), after.get(key)
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one mapping, `optim.lr` to value."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= (
-            _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-        )
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 
@@ -293,14 +310,15 @@ def describe_environment() -> dict[str, Any]:
 def worker_lease(run: RunFolder, *, rank: int) -> Iterator[None]:
     """Hold the lease in rank 0 where srun or torchrun started the ranks; nothing below `shardtune train`.
 
-    Clears an old STOP and the old state, as every start does. Raises RunError if the folder is in use.
+    Clears an old STOP and the old state, unless the job script has. Raises RunError if the folder is in use.
     """
     if rank != 0 or PARENT_VARIABLE in os.environ:
         yield
         return
     with Lease(run.path / "lease.json"):
-        run.clear_stop()
-        run.clear_state()
+        if CLEARED_VARIABLE not in os.environ:
+            run.clear_stop()
+            run.clear_state()
         yield
 
 
@@ -344,7 +362,7 @@ def watch_parent(poll_seconds: float = WATCH_SECONDS) -> threading.Thread:
     def watch() -> None:
         while not orphaned():
             time.sleep(poll_seconds)
-        sys.stderr.write("the process that started this rank has ended; ending too\n")
+        sys.stderr.write(f"{ORPHANED}; ending too\n")
         sys.stderr.flush()
         os._exit(1)
 

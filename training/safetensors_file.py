@@ -7,7 +7,7 @@ JSON header, the data) is of its published format; files are read with the packa
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -38,6 +38,10 @@ class FileRange(NamedTuple):
     offset: int
 
 
+# The tensor itself, where its bytes lie already, or what makes it.
+Source = torch.Tensor | FileRange | Callable[[], torch.Tensor]
+
+
 class SafetensorsWriter:
     """Writes the tensors of `specs`, in their order, one `write` each; `close` makes them durable.
 
@@ -64,13 +68,15 @@ class SafetensorsWriter:
         while data:
             data = data[self._file.write(data) :]  # one call takes less than 2 GiB
 
-    def write(self, name: str, source: torch.Tensor | FileRange) -> None:
+    def write(self, name: str, source: Source) -> None:
         """Append the next tensor; it must be the next of `specs`, by name, type and size."""
         expected, spec = next(self._specs)
         assert name == expected, (name, expected)
         if isinstance(source, FileRange):
             self._copy(source, spec.num_bytes)
             return
+        if not isinstance(source, torch.Tensor):
+            source = source()
         assert (source.dtype, source.numel()) == (spec.dtype, torch.Size(spec.shape).numel()), (name, spec)
         flat = source.detach().contiguous().flatten()
         on_host = flat.device.type == "cpu"

@@ -31,6 +31,8 @@ from training.checkpoint_write import (
 )
 from training.config import SaveConfig
 from training.distributed import World, barrier, first_words
+from training.events import record_event
+from training.heartbeat import Place
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,10 @@ class Saver:
     still being written.
     """
 
-    def __init__(self, checkpoints: Path, settings: SaveConfig, world: World) -> None:
+    def __init__(
+        self, checkpoints: Path, settings: SaveConfig, world: World, place: Place | None = None
+    ) -> None:
+        self._place = place or Place()
         self._checkpoints, self._settings, self._world = checkpoints, settings, world
         self._job: _Job | None = None
         self._stall = 0.0
@@ -115,7 +120,10 @@ class Saver:
             write_part(final, slices, self._world.rank, self._world.size, signals)
 
     def _publish(self, final: Path, progress: Progress, signals: Signals) -> None:
+        start = time.monotonic()
         publish(final, progress, signals)
+        seconds = round(time.monotonic() - start, 3)
+        record_event(self._checkpoints.parent, "saved", step=progress.step, seconds=seconds)
         logger.info("saved %s", final)
         prune(self._checkpoints, keep=self._settings.keep, keep_every=self._settings.keep_every)
 
@@ -178,7 +186,8 @@ class Saver:
     def _stalled(self) -> Iterator[None]:
         start = time.perf_counter()
         try:
-            yield
+            with self._place.inside("save"):
+                yield
         finally:
             self._stall += time.perf_counter() - start
 

@@ -11,6 +11,7 @@ import math
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,18 @@ from data_tools.shards import Shards, open_shards
 from training.checkpoint import describe, load_checkpoint, state_slices
 from training.checkpoint_files import CheckpointReader, Progress, checkpoint_folder
 from training.clock import Clock
-from training.config import BatchConfig, RunConfig, accumulation, read_run_config
-from training.data import Batch, PackOrder, Slot, make_batch, num_step_targets, rank_share, step_slots
+from training.config import RunConfig, accumulation, read_run_config
+from training.data import Batch, PackOrder, Slot, make_batch
 from training.distributed import World, all_max, barrier, init_world
 from training.ds_config import build_ds_config, nvme_folder, read_ds_config, read_ds_file
 from training.engine import build_engine
+from training.feed import make_batches, plan_step
+from training.loss import HeadOutput
 from training.model import PackedCausalLM
 from training.run_folder import RunFolder, State, on_stop_signals, watch_parent
 from training.saver import Saver
 from training.selftest import NUM_STEPS, SAVED_STEP, other_offload, too_little_memory
+from training.sequence_parallel import cut_row, join_pieces
 from training.step import train_step
 
 logger = logging.getLogger(__name__)
@@ -62,20 +66,22 @@ def run_case(
     if first:
         load_checkpoint(engine, CheckpointReader(checkpoint_folder(run.checkpoints, first)), world)
     if reference:
-        own = Slot(world.rank, world.rank % split.num_packs, True)
-        found["unpacked"] = compare_unpacked(engine, make_batch(split, [own]))
+        own = Slot(world.data_rank, world.data_rank % split.num_packs, True)
+        found["unpacked"] = compare_unpacked(engine, make_batch(split, [own]), world)
     for step in range(first + 1, NUM_STEPS + 1):
-        slots = step_slots(order, consumed=(step - 1) * packs, packs_per_step=packs, end=None)
-        shares = rank_share(
-            slots, micro_packs=config.batch.micro_packs, rank=world.rank, world_size=world.size
+        plan = plan_step(
+            split,
+            order,
+            world,
+            packs_per_step=packs,
+            micro_packs=config.batch.packs_per_forward,
+            consumed=(step - 1) * packs,
         )
-        targets = num_step_targets(slots, split)
         result = train_step(
             engine,
-            split,
-            shares,
+            make_batches(split, plan.micro_batches),
             world,
-            num_targets=targets,
+            num_targets=plan.num_targets,
             lr=config.optim.lr,
             seed=config.seed,
             clock=Clock(),
@@ -127,20 +133,29 @@ def save(
     saver.save(state_slices(engine, world), progress)
 
 
-def compare_unpacked(engine: deepspeed.DeepSpeedEngine, batch: Batch) -> float:
+def compare_unpacked(engine: deepspeed.DeepSpeedEngine, batch: Batch, world: World) -> float:
     """Return the largest difference of a target's loss, in its pack and in its document alone, over all ranks."""
     engine.eval()
     with torch.no_grad():
-        packed, _ = engine(batch.to(engine.device), output="token_losses")
+        packed = whole_output(engine, batch, world, "token_losses")
         count = len(batch.document_lengths)
         # All ranks make as many forwards: ZeRO-3 gathers weights in each. The last document is repeated.
         alone = [
-            engine(split_document(batch, min(number, count - 1)).to(engine.device), output="token_losses")[0]
+            whole_output(engine, split_document(batch, min(number, count - 1)), world, "token_losses")
             for number in range(int(all_max(count)))
         ]
     engine.train()
     difference = (packed - torch.cat(alone[:count])).abs().nan_to_num(nan=math.inf)
     return all_max(float(difference.max()) if len(difference) else 0.0)
+
+
+def whole_output(
+    engine: deepspeed.DeepSpeedEngine, row: Batch, world: World, output: HeadOutput
+) -> torch.Tensor:
+    """Return the losses of a row's targets, or its logits, of which each rank that shares the row computes a piece."""
+    batch = cut_row(row, rank=world.sequence_rank, size=world.sequence_size).to(engine.device)
+    found = engine(batch, output=output)
+    return join_pieces(found[0] if output == "token_losses" else found, engine.module.sequence_group)
 
 
 def split_document(batch: Batch, number: int) -> Batch:
@@ -162,7 +177,7 @@ def keep_logits(engine: deepspeed.DeepSpeedEngine, run: RunFolder, document: Bat
     """Write a document and the engine's logits for it, to be compared with the export's."""
     engine.eval()
     with torch.no_grad():
-        logits = engine(document.to(engine.device), output="logits").float().cpu()
+        logits = whole_output(engine, document, world, "logits")[: document.num_tokens].float().cpu()
     engine.train()
     if world.is_main:
         save_file(
@@ -211,12 +226,13 @@ def offload_otherwise(
 def run_cases(run: RunFolder, world: World, stop: threading.Event) -> Iterator[dict[str, Any] | None]:
     """Yield the numbers of each case; None, and no more, once a stop is asked for."""
     config = read_run_config(run.config_path)
+    world = replace(world, sequence_size=config.batch.sequence_parallel)
     num_parameters = 0
     for case in json.loads((run.path / "cases.json").read_text()):
         if all_max(stop.is_set() or run.stop_requested()):
             yield None
             return
-        batch = BatchConfig(packs_per_step=config.batch.packs_per_step, micro_packs=case["micro_packs"])
+        batch = config.batch.model_copy(update={"micro_packs": case["micro_packs"]})
         changed = config.model_copy(update={"batch": batch})
         ds_config, reason = read_ds_config(run.ds_config_path), ""
         ds_config["gradient_accumulation_steps"] = accumulation(changed, world.size)

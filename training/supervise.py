@@ -6,7 +6,6 @@ may crash after all is done, and a launcher that was killed says nothing about t
 """
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -19,6 +18,9 @@ from typing import TextIO
 
 import psutil
 
+from training.events import record_event
+from training.heartbeat import read_verdict
+from training.last_words import describe_code, find_last_words
 from training.run_folder import RunFolder, on_stop_signals
 
 EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 75
@@ -27,9 +29,6 @@ POLL_SECONDS = 0.2
 GRACE_SECONDS = 3.0
 # A process that hangs in the kernel (a dead file system) cannot be killed; it is not waited for.
 KILL_SECONDS = 10.0
-TAIL_LINES = 30
-TRACEBACK = re.compile(r"^(\[rank\d+\]: ?)?Traceback ", re.MULTILINE)
-CUT_OFF = re.compile(r"Connection (closed|reset) by peer|Broken pipe|Socket closed|remote process exited")
 
 
 @dataclass(slots=True)
@@ -49,6 +48,7 @@ class Supervisor:
             _kill_group(self._process.pid)
             return
         name = signal.Signals(number).name
+        record_event(self.run.path, "signalled", signal=name)
         again = "; Ctrl-C again ends it without saving" if number == signal.SIGINT else ""
         sys.stderr.write(f"{name}: stopping after this step and a checkpoint{again}\n")
 
@@ -67,7 +67,8 @@ class Supervisor:
             )
         shown: TextIO | None = None
         try:
-            while self._process.poll() is None:
+            # The launcher gives a rank half a minute to end, which one that is stopped does not do.
+            while self._process.poll() is None and self.run.state != "stuck":
                 shown = self._show(shown, before, num_ranks)
                 time.sleep(POLL_SECONDS)
             self._show(shown, before, num_ranks)
@@ -119,6 +120,9 @@ def exit_code(run: RunFolder, code: int, logs: Mapping[int, Path]) -> int:
         return EXIT_DONE
     if run.state == "stopped":
         return EXIT_STOPPED
+    if run.state == "stuck":
+        sys.stderr.write(f"{stuck_message(run)}\n")
+        return EXIT_FAILED
     run.write_state("failed")
     mistake = run.mistake
     if mistake is not None:
@@ -129,36 +133,22 @@ def exit_code(run: RunFolder, code: int, logs: Mapping[int, Path]) -> int:
     return EXIT_FAILED
 
 
+def stuck_message(run: RunFolder) -> str:
+    """Return what the watchdog has found, and what to do."""
+    said = (read_verdict(run.path) or {}).get("said", f"{run.path}: the run was stuck")
+    return f"{said}; stacks of the ranks: {run.logs}; start it again to go on"
+
+
 def _failure(run: RunFolder, code: int, logs: Mapping[int, Path]) -> Iterator[str]:
     """Yield the lines of a report: what is known, and the end of the log that knows most."""
-    texts = {rank: _read(path) for rank, path in sorted(logs.items())}
-    broken = [rank for rank, text in texts.items() if TRACEBACK.search(text)]
-    # What a rank says that was cut off by another's end is no reason; of several reasons the first one is it.
-    reasons = [rank for rank in broken if not CUT_OFF.search(texts[rank])] or broken or list(texts)
-    rank = min(reasons, key=lambda rank: logs[rank].stat().st_mtime, default=None)
-    what = _describe_code(code)
-    silent = [rank for rank in texts if rank not in broken]
-    if broken and silent and all(CUT_OFF.search(texts[rank]) for rank in broken):
-        what += f"; rank {silent[0]} has ended without a word, as when it is killed or memory runs out"
-    path = run.logs / "launcher.log" if rank is None else logs[rank]
-    text = _read(path)
+    words = find_last_words(logs, run.logs / "launcher.log")
+    what = describe_code(code)
+    if words.silent is not None:
+        what += f"; rank {words.silent} has ended without a word, as when it is killed or memory runs out"
     yield f"{run.path}: the run has failed: {what}; start it again to go on"
-    yield f"the last lines of {'the launcher' if rank is None else f'rank {rank}'}, from {path}:"
-    yield from (f"  {line}" for line in text.splitlines()[-TAIL_LINES:])
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
-
-
-def _describe_code(code: int) -> str:
-    """Return what the launcher's exit code says; it passes a rank's -9 on as 247."""
-    number = -code if code < 0 else 256 - code if code > 256 - 65 else 0
-    if number not in {int(known) for known in signal.Signals}:
-        return f"exit code {code}"
-    who = "the launcher" if code < 0 else "a rank"
-    hint = ", as the kernel does when memory runs out" if number == signal.SIGKILL else ""
-    return f"{who} was ended by {signal.Signals(number).name}{hint}"
+    who = "the launcher" if words.rank is None else f"rank {words.rank}"
+    yield f"the last lines of {who}, from {words.path}:"
+    yield from (f"  {line}" for line in words.lines)
 
 
 def _members(group: int) -> list[psutil.Process]:

@@ -5,7 +5,9 @@ for that text. A target is an assistant message's content and its end-of-turn to
 rejected.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+import string
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.chat.probe import prove_template, study_template
-from data_tools.chat.special_text import SpecialText
+from data_tools.chat.special_text import Lane, SpecialText
 from data_tools.chat.template import ChatTemplate
 from data_tools.chat.text_pieces import make_piece_encoder
 from data_tools.chat.tokenizers import LoadedTokenizer, choose_template, load_tokenizer, save_tokenizer
@@ -66,6 +68,7 @@ class ChatTokenizer:
         self.pad_token_id = self._id(loaded.names.get("pad_token", loaded.names["eos_token"]))
         self.vocab_size: int = max(loaded.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.has_generation_tags = template.has_generation_tags
+        self.template_text = template.text
         self.fingerprint = fingerprint(
             {
                 "version": VERSION,
@@ -145,17 +148,17 @@ class ChatTokenizer:
 
     def _finish(self, written: Written, tokens: Tokens | None) -> Document | Reject:
         try:
-            return self._make_document(written, tokens or self._encode_text(written))
+            return self._make_document(written, tokens or self._encode_text(written.lane, written.text))
         except Reject as reject:
             return reject
 
-    def _encode_text(self, written: Written) -> Tokens:
+    def _encode_text(self, lane: Lane, text: str) -> EncodedTokens:
         """Return the tokens of a text as the tokenizer itself gives them, with its offsets."""
         try:
-            encoding = written.lane.tokenizer.encode(written.text, add_special_tokens=False)
+            encoding = lane.tokenizer.encode(text, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError) as error:
             raise Reject("text is not valid Unicode", "a lone surrogate") from error
-        return EncodedTokens(written.text, np.array(encoding.ids, np.int32), encoding)
+        return EncodedTokens(text, np.array(encoding.ids, np.int32), encoding)
 
     def _make_document(self, written: Written, tokens: Tokens) -> Document:
         targets = np.full(len(tokens.ids), written.everything)
@@ -188,10 +191,46 @@ class ChatTokenizer:
         chat = self._writer.prepare(tuple(messages), tools)
         return self._template.render(chat.values, chat.tools, add_generation_prompt=True)
 
+    def encode_prompt(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> NDArray[np.int32]:
+        """Return the ids int32 [T] that ask for the next answer; content that spells a special token stays text.
+
+        A space at the end that the answer's first word takes into its token is left to the answer, as in training.
+        Raises Reject where the template refuses the messages.
+        """
+        lane, text = self._writer.write_prompt(tuple(messages), tools)
+        return self._encode_text(lane, text.rstrip(" ") if self._words_take_spaces else text).ids
+
+    @functools.cached_property
+    def _words_take_spaces(self) -> bool:
+        """Tell whether the tokenizer writes a word and the space before it as one token."""
+        encode = self._loaded.tokenizer.encode
+        space = encode("x ", add_special_tokens=False).ids
+        return any(
+            encode(f"x {sign}", add_special_tokens=False).ids[: len(space)] != space
+            for sign in string.ascii_letters + string.digits
+        )
+
     def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
         """Return the text of token ids, special tokens included."""
         text: str = self._loaded.tokenizer.decode([int(token) for token in ids], skip_special_tokens=False)
         return text
+
+    def decode_text(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
+        """Return the text of token ids without special tokens."""
+        text: str = self._loaded.tokenizer.decode([int(token) for token in ids], skip_special_tokens=True)
+        return text
+
+    def decode_stream(self) -> Callable[[int], str]:
+        """Return a function from the next token of an answer to the text that it adds, without special tokens.
+
+        A character that several tokens share comes with the last of them.
+        """
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=True)
+        return lambda token: stream.step(self._loaded.tokenizer, token) or ""
 
     def pieces(self, ids: Sequence[int] | NDArray[np.integer]) -> list[str]:
         """Return each token's own text; of a character that several tokens share, the last one has it."""

@@ -102,6 +102,13 @@ class ChatWriter:
             num_rewritten=len(rewritten & trained),
         )
 
+    def write_prompt(
+        self, messages: tuple[Message, ...], tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[Lane, str]:
+        """Return the text that asks for the next answer, and the lane that it is to be encoded in."""
+        lane, shown, _ = self._choose_lane(self.prepare(messages, tools))
+        return lane, lane.text(self.template.render(shown.values, shown.tools, add_generation_prompt=True))
+
     def write_text(self, content: str, *, bos: str, eos: str) -> Written:
         """Return raw text between bos (may be empty) and eos."""
         lane = self.special.plain

@@ -22,10 +22,11 @@ from tests.training.matrix_worker import count_swapped
 from tests.training.ranks import read_cases, write_results
 from training.clock import Clock
 from training.config import RunConfig, read_run_config
-from training.data import Batch, PackOrder, num_step_targets, rank_share, step_slots
+from training.data import Batch, PackOrder, num_step_targets, step_slots
 from training.distributed import World, init_world
 from training.ds_config import build_ds_config, nvme_folder, read_ds_file
 from training.engine import initialize
+from training.feed import make_batches
 from training.model import size_nvme_buffers
 from training.run_folder import watch_parent
 from training.step import train_step
@@ -98,10 +99,11 @@ def run_case(
     norms = []
     for step in range(len(case["uses"])):
         slots = step_slots(order, consumed=step * packs, packs_per_step=packs, end=None)
+        per_rank = len(slots) // world.size
+        shares = [[slot] for slot in slots[world.rank * per_rank :][:per_rank]]
         result = train_step(
             engine,
-            split,
-            rank_share(slots, micro_packs=1, rank=world.rank, world_size=world.size),
+            make_batches(split, shares),
             world,
             num_targets=num_step_targets(slots, split),
             lr=case["lr"],

@@ -25,7 +25,7 @@ def main() -> None:
     ds_config["gradient_accumulation_steps"] = accumulation(config, world.size)
     shards = open_shards(config.shards)
     engine = build_engine(config, ds_config, world, vocab_size=shards.vocab_size)
-    assert resume(engine, run, shards, world)[0] > 0
+    assert resume(engine, run, config, shards, world).step > 0
     engine.eval()
     with torch.no_grad():
         logits = engine(make_batch(shards.splits["train"], [Slot(0, 0, True)]), output="logits")

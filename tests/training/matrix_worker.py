@@ -20,10 +20,11 @@ from data_tools.shards import open_shards
 from tests.training.ranks import read_cases, write_results
 from training.clock import Clock
 from training.config import BatchConfig, RunConfig, read_run_config
-from training.data import PackOrder, num_step_targets, rank_share, step_slots
+from training.data import PackOrder
 from training.distributed import World, init_world
 from training.ds_config import build_ds_config, nvme_folder, read_ds_file
 from training.engine import build_engine
+from training.feed import make_batches, plan_step
 from training.model import PackedCausalLM
 from training.optim import learning_rate
 from training.run_folder import watch_parent
@@ -70,15 +71,19 @@ def run_case(
     packs_per_step = config.batch.packs_per_step
     losses, norms = [], []
     for step in range(1, case["num_steps"] + 1):
-        slots = step_slots(
-            order, consumed=(step - 1) * packs_per_step, packs_per_step=packs_per_step, end=None
+        plan = plan_step(
+            split,
+            order,
+            world,
+            packs_per_step=packs_per_step,
+            micro_packs=config.batch.micro_packs,
+            consumed=(step - 1) * packs_per_step,
         )
         result = train_step(
             engine,
-            split,
-            rank_share(slots, micro_packs=config.batch.micro_packs, rank=world.rank, world_size=world.size),
+            make_batches(split, plan.micro_batches),
             world,
-            num_targets=num_step_targets(slots, split),
+            num_targets=plan.num_targets,
             lr=learning_rate(config.optim, step=step, num_steps=case["num_steps"]),
             seed=config.seed,
             clock=Clock(),

@@ -3,7 +3,7 @@
     python -m tests.training.optim_worker FOLDER/config.yaml
 
 cases.json: name, deepspeed (a file), config (the keys of run.yaml that differ, resolved), expected (a safetensors file
-of weights, or null).
+of weights, or null); on_gpu: what needs a GPU is let through.
 """
 
 import gc
@@ -23,10 +23,11 @@ from training.checkpoint import load_checkpoint
 from training.checkpoint_files import CheckpointReader, checkpoint_folder
 from training.clock import Clock
 from training.config import RunConfig, SaveConfig, read_run_config
-from training.data import PackOrder, num_step_targets, rank_share, step_slots
+from training.data import PackOrder
 from training.distributed import World, init_world
 from training.ds_config import build_ds_config, nvme_folder, read_ds_file
 from training.engine import build_engine
+from training.feed import make_batches, plan_step
 from training.optim import learning_rate
 from training.run_folder import watch_parent
 from training.saver import Saver
@@ -46,7 +47,7 @@ def main() -> None:
         folder = config_path.parent / f"case{number}"
         base = read_ds_file(Path(case["deepspeed"]))
         ds_config = build_ds_config(
-            changed, world_size=world.size, run_folder=folder, base=base, pin_memory=False
+            changed, world_size=world.size, run_folder=folder, base=base, pin_memory=case.get("on_gpu", False)
         )
         with nvme_folder(ds_config), Saver(folder, SaveConfig(mode="sync"), world) as saver:
             results.append({"name": case["name"]} | run_case(changed, ds_config, world, case, folder, saver))
@@ -108,15 +109,20 @@ def take_steps(
     packs = config.batch.packs_per_step
     results = []
     for step in range(first, NUM_STEPS + 1):
-        slots = step_slots(order, consumed=(step - 1) * packs, packs_per_step=packs, end=None)
-        micro = config.batch.micro_packs
+        plan = plan_step(
+            split,
+            order,
+            world,
+            packs_per_step=packs,
+            micro_packs=config.batch.micro_packs,
+            consumed=(step - 1) * packs,
+        )
         results.append(
             train_step(
                 engine,
-                split,
-                rank_share(slots, micro_packs=micro, rank=world.rank, world_size=world.size),
+                make_batches(split, plan.micro_batches),
                 world,
-                num_targets=num_step_targets(slots, split),
+                num_targets=plan.num_targets,
                 lr=learning_rate(config.optim, step=step, num_steps=NUM_STEPS),
                 seed=config.seed,
                 clock=Clock(),

@@ -59,6 +59,28 @@ def test_only_checkpoints_with_done_count(tmp_path: Path) -> None:
         CheckpointReader(tmp_path / "step-000100")
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[]", "AttributeError"),
+        ("\x00", "JSONDecodeError"),
+        ('{"format_version": 1}', "KeyError: 'shapes'"),
+        ('{"format_version": 1, "shapes": {}}', "missing 9 required positional arguments"),
+        ('{"format_version": 1, "shapes": {}, "step": "7"}', "step is '7'"),
+        ('{"format_version": 1, "shapes": {}, "best": 3}', "must be a mapping"),
+    ],
+)
+def test_a_progress_file_that_was_changed_by_hand_is_named(tmp_path: Path, text: str, found: str) -> None:
+    folder = write_checkpoint(tmp_path / "step-000007")
+    (folder / "progress.json").write_text(text)
+    with pytest.raises(RunError) as caught:
+        CheckpointReader(folder)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{folder}: the checkpoint is damaged: progress.json: ")
+    assert found in line
+    assert line.endswith("remove its folder to go on from the one before")
+
+
 @pytest.mark.parametrize("damage", ["missing", "truncated", "progress", "version"])
 def test_damage_is_named_with_the_way_out(tmp_path: Path, damage: str) -> None:
     folder = write_checkpoint(tmp_path / "step-000007")

@@ -88,9 +88,7 @@ def test_the_newest_and_every_nth_stay(
     tmp_path: Path, keep: int, keep_every: int | None, expected: list[int]
 ) -> None:
     for step in range(1, 8):
-        folder = checkpoint_folder(tmp_path, step)
-        folder.mkdir()
-        (folder / "DONE").touch()
+        save(tmp_path, step)
     prune(tmp_path, keep=keep, keep_every=keep_every)
     assert [int(path.name[5:]) for path in finished_checkpoints(tmp_path)] == expected
 

@@ -52,14 +52,14 @@ def test_a_left_out_runs_folder_lies_beside_the_file(tmp_path: Path) -> None:
         ({"epochs": 2}, "steps: epochs and steps are both set; expected exactly one of them"),
         ({"steps": None}, "steps: neither epochs nor steps is set; expected exactly one of them"),
         ({"lr": 1e-3}, "lr: unknown key; did you mean 'optim.lr'?"),
-        ({"slurm": {"time": 86400}}, "slurm.time: got 86400; expected a string; write it in quotes"),
+        ({"slurm": {"time": 86400}}, 'slurm.time: got 86400; expected a time limit in quotes: "24:00:00"'),
         ({"optim": {"lr": 1e-3, "warmup": 1.5}}, "optim.warmup: got 1.5; expected a share below 1"),
         ({"name": "a/b"}, "name: got 'a/b'; expected text that matches"),
-        ({"precision": "fp16"}, "precision: got 'fp16'; expected 'bf16' or 'fp32'"),
+        ({"precision": "fp8"}, "precision: got 'fp8'; expected 'bf16', 'fp16' or 'fp32'"),
         ({"batch": {"packs_per_step": 0}}, "batch.packs_per_step: got 0; expected greater than 0"),
         (
-            {"batch": {"packs_per_step": 4, "micro_packs": "auto"}},
-            "micro_packs: got 'auto'; expected an integer",
+            {"batch": {"packs_per_step": 4, "micro_packs": "all"}},
+            "micro_packs: got 'all'; expected auto, or a whole number above 0",
         ),
     ],
 )
@@ -96,6 +96,19 @@ def test_accumulation_names_the_numbers_and_the_ranks_that_would_do(tmp_path: Pa
     assert "1, 2, 3, 4, 6, 12 ranks" in str(caught.value)
 
 
+def test_more_ranks_than_packs(tmp_path: Path) -> None:
+    with pytest.raises(RunError) as caught:
+        accumulation(config_of(tmp_path, batch={"packs_per_step": 4}), 8)
+    assert str(caught.value) == (
+        "batch.packs_per_step: there are more ranks than packs: got 4 packs for 8 ranks x micro_packs 1; expected a "
+        "multiple of 8; this step can be shared by 1, 2, 4 ranks"
+    )
+    with pytest.raises(
+        RunError, match="with micro_packs 8 no number of ranks can share it; set micro_packs: 1"
+    ):
+        accumulation(config_of(tmp_path, batch={"packs_per_step": 4, "micro_packs": 8}), 2)
+
+
 def test_a_good_run_gives_its_shards(made: Path) -> None:
     config = load_run_config(made)
     shards = check_run(config)
@@ -122,6 +135,21 @@ def test_vocabulary_and_positions_too_small_are_said_at_once(made: Path, tmp_pat
     assert f"expected at most {size - 1}" in vocabulary
     assert "seq_len is beyond the model's positions: got 128" in positions
     assert "expected at most 127" in positions
+
+
+def test_numbers_of_heads_that_do_not_divide(made: Path, tmp_path: Path) -> None:
+    run = copy_small_run(made, tmp_path / "copy")
+    path = run.parent / "model/config.json"
+    model = json.loads(path.read_text())
+    path.write_text(json.dumps(model | {"num_attention_heads": 3, "num_key_value_heads": 2}))
+    with pytest.raises(RunError) as caught:
+        check_run(load_run_config(run))
+    width, shared = str(caught.value).splitlines()
+    assert "num_attention_heads: the width cannot be shared out: got 3 heads of hidden_size 32" in width
+    assert "num_key_value_heads: the heads cannot share them: got 2 for 3 heads" in shared
+    with_width = {"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 16}
+    path.write_text(json.dumps(model | with_width))
+    check_run(load_run_config(run))
 
 
 def test_shards_that_are_not_sealed(made: Path, tmp_path: Path) -> None:

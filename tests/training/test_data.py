@@ -1,6 +1,7 @@
 """The order of packs, how a step is shared out, and what a batch holds."""
 
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from training.data import (
     eval_shares,
     make_batch,
     num_step_targets,
+    pack_cost,
     rank_share,
     step_slots,
 )
@@ -56,29 +58,52 @@ def test_epochs_and_seeds_and_datasets_differ() -> None:
     assert len(orders) == 8
 
 
+def deal(slots: list[Slot], costs: list[int], *, micro_packs: int, world_size: int) -> list[list[list[Slot]]]:
+    """Return the micro-batches of all ranks."""
+    return [
+        rank_share(slots, costs, micro_packs=micro_packs, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+
+
 @given(
-    world_size=st.integers(1, 4),
+    accumulation=st.integers(1, 4),
     micro_packs=st.integers(1, 3),
-    accumulation=st.integers(1, 3),
     num_packs=st.integers(1, 40),
-    steps=st.integers(1, 4),
+    costs=st.randoms(use_true_random=False),
 )
-def test_any_shape_of_a_step_takes_the_same_packs_in_the_same_groups(
-    world_size: int, micro_packs: int, accumulation: int, num_packs: int, steps: int
+def test_any_number_of_ranks_has_the_same_micro_batches_and_each_rank_as_many(
+    accumulation: int, micro_packs: int, num_packs: int, costs: Random
 ) -> None:
     order = PackOrder(fingerprint="f", seed=1, num_packs=num_packs)
-    packs_per_step = world_size * micro_packs * accumulation
-    seen: list[int] = []
-    for step in range(steps):
-        slots = step_slots(order, consumed=step * packs_per_step, packs_per_step=packs_per_step, end=None)
-        shares = [
-            rank_share(slots, micro_packs=micro_packs, rank=rank, world_size=world_size)
-            for rank in range(world_size)
-        ]
+    slots = step_slots(order, consumed=7, packs_per_step=12 * micro_packs * accumulation, end=None)
+    cost = [costs.randrange(5) for _ in slots]
+    found = []
+    for world_size in (1, 2, 3, 4, 6, 12):
+        shares = deal(slots, cost, micro_packs=micro_packs, world_size=world_size)
+        assert {len(share) for share in shares} == {12 * accumulation // world_size}
         groups = [group for share in shares for group in share]
-        assert all(len(group) == micro_packs for group in groups)
-        seen += [slot.pack for group in groups for slot in group]
-    assert seen == [order[position] for position in range(steps * packs_per_step)]
+        found.append(sorted([slot.position for slot in group] for group in groups))
+    assert all(groups == found[0] for groups in found)
+    assert [position for group in found[0] for position in group] == [slot.position for slot in slots]
+
+
+@given(
+    costs=st.lists(st.integers(1, 100), min_size=24, max_size=24), world_size=st.sampled_from((2, 3, 4, 6))
+)
+def test_no_other_dealing_waits_less(costs: list[int], world_size: int) -> None:
+    slots = [Slot(position, position, True) for position in range(24)]
+    shares = deal(slots, costs, micro_packs=1, world_size=world_size)
+    rounds = [[costs[share[turn][0].position] for share in shares] for turn in range(24 // world_size)]
+    # A round takes as long as its dearest micro-batch, and the k-th longest round at least as long as the k x ranks-th
+    # dearest of all.
+    assert sorted((max(costs) for costs in rounds), reverse=True) == sorted(costs, reverse=True)[::world_size]
+
+
+def test_every_second_round_is_dealt_backwards() -> None:
+    slots = [Slot(position, position, True) for position in range(4)]
+    shares = deal(slots, [1, 9, 2, 8], micro_packs=1, world_size=2)
+    assert [[group[0].position for group in share] for share in shares] == [[1, 0], [3, 2]]
 
 
 def test_the_last_step_is_filled_up_with_packs_of_weight_0() -> None:
@@ -105,6 +130,9 @@ def test_a_batch_lays_packs_end_to_end_with_restarting_positions() -> None:
     assert batch.labels.tolist() == [22, 23, 11, 15, 16]
     assert batch.input_ids[0, batch.predictors].tolist() == [21, 22, 10, 14, 15]
     assert batch.label_tasks.tolist() == [7, 7, 5, 6, 6]
+    assert (batch.num_tokens, batch.num_squares) == (11, 4**2 + 3**2 + 4**2)
+    assert [pack_cost(FakeSplit(), pack) for pack in (0, 1)] == [25, 16]
+    assert make_batch(FakeSplit(), [Slot(6, 1, True), Slot(7, 0, True)]).position == 6
 
 
 def test_a_filler_keeps_its_tokens_and_loses_its_targets() -> None:

@@ -101,6 +101,6 @@ def test_the_collectives_alone_and_below_torchrun(tmp_path: Path) -> None:
         result = subprocess.run([*command, str(script)], cwd=ROOT, env=env, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         for rank in range(worlds):
-            assert f"World(rank={rank}, size={worlds}, local_rank={rank})" in result.stdout
+            assert f"World(rank={rank}, size={worlds}, local_rank={rank}, sequence_size=1)" in result.stdout
     # DeepSpeed's buffers, 66 MiB a rank, would lie there until the machine is started again.
     assert set(Path("/dev/shm").glob("deepspeed_*")) <= shared

@@ -20,6 +20,7 @@ from training.ds_config import (
     read_ds_config,
     read_ds_file,
 )
+from training.ds_types import FLAGS, OPTIMIZER, PARAM, SHARES, WHOLE_NUMBERS, ZERO
 
 SHIPPED = sorted((ROOT / "ds_configs").glob("*.json"))
 NVME = ROOT / "ds_configs/zero3_offload_nvme.json"
@@ -29,12 +30,14 @@ def config_of(folder: Path, **changes: Any) -> RunConfig:
     return load_run_config(write_run(folder, **changes))
 
 
-def test_there_are_four_files() -> None:
+def test_there_are_six_files() -> None:
     assert [path.stem for path in SHIPPED] == [
         "zero3",
         "zero3_offload_cpu",
         "zero3_offload_nvme",
         "zero3_offload_optimizer",
+        "zero3_twinflow",
+        "zero3_zeropp",
     ]
 
 
@@ -42,8 +45,9 @@ def test_there_are_four_files() -> None:
 def test_deepspeed_itself_takes_what_we_build(path: Path, tmp_path: Path) -> None:
     from deepspeed.runtime.config import DeepSpeedConfig
 
-    config = config_of(tmp_path, precision="bf16", optim={"lr": 2e-4, "clip": 0.5, "weight_decay": 0.1})
-    built = build_ds_config(config, world_size=1, run_folder=tmp_path, base=read_ds_file(path))
+    optim = {"lr": 2e-4, "clip": 0.5, "weight_decay": 0.1}
+    config = config_of(tmp_path, precision="bf16", batch={"packs_per_step": 32}, optim=optim)
+    built = build_ds_config(config, world_size=8, run_folder=tmp_path, base=read_ds_file(path))
     parsed = DeepSpeedConfig(built)
     assert parsed.zero_optimization_stage == 3
     assert (parsed.train_micro_batch_size_per_gpu, parsed.gradient_accumulation_steps) == (1, 4)
@@ -51,7 +55,7 @@ def test_deepspeed_itself_takes_what_we_build(path: Path, tmp_path: Path) -> Non
     assert parsed.bfloat16_config.enabled
     assert parsed.grad_accum_dtype == "fp32"
     expected = {"lr": 2e-4, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}
-    assert parsed.optimizer_params == expected | {"torch_adam": path.stem == "zero3"}
+    assert parsed.optimizer_params == expected | {"torch_adam": path.stem in ("zero3", "zero3_zeropp")}
 
 
 def test_our_lists_of_keys_are_deepspeeds() -> None:
@@ -79,6 +83,27 @@ def test_our_lists_of_keys_are_deepspeeds() -> None:
         } <= theirs
 
 
+def test_our_kinds_of_values_are_deepspeeds() -> None:
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.runtime.zero.offload_config import (
+        DeepSpeedZeroOffloadOptimizerConfig,
+        DeepSpeedZeroOffloadParamConfig,
+    )
+
+    models = {
+        ZERO: DeepSpeedZeroConfig,
+        PARAM: DeepSpeedZeroOffloadParamConfig,
+        OPTIMIZER: DeepSpeedZeroOffloadOptimizerConfig,
+    }
+    for section, model in models.items():
+        kinds = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+        known = {name: kind for name, kind in kinds.items() if name in KNOWN_BELOW[section]}
+        assert {name for name, kind in known.items() if kind in (bool, bool | None)} == FLAGS[section]
+        assert {name for name, kind in known.items() if kind is int} == set(WHOLE_NUMBERS[section])
+        assert {name for name, kind in known.items() if kind is float} == SHARES.get(section, set())
+    assert FLAGS["aio"] | set(WHOLE_NUMBERS["aio"]) == KNOWN_BELOW["aio"]
+
+
 def test_without_a_gpu_nothing_is_pinned(tmp_path: Path) -> None:
     base = read_ds_file(ROOT / "ds_configs/zero3_offload_cpu.json")
     zero = build_ds_config(
@@ -86,6 +111,15 @@ def test_without_a_gpu_nothing_is_pinned(tmp_path: Path) -> None:
     )["zero_optimization"]
     assert zero["offload_param"]["pin_memory"] is zero["offload_optimizer"]["pin_memory"] is False
     assert base["zero_optimization"]["offload_param"]["pin_memory"] is True  # the file's dict is left alone
+
+
+def test_a_worker_without_a_gpu_overrules_what_was_written_on_the_login_node(tmp_path: Path) -> None:
+    base = read_ds_file(ROOT / "ds_configs/zero3_offload_cpu.json")
+    written = build_ds_config(config_of(tmp_path), world_size=2, run_folder=tmp_path, base=base)
+    (tmp_path / "ds_config.json").write_text(json.dumps(written))
+    assert read_ds_config(tmp_path / "ds_config.json") == written
+    zero = read_ds_config(tmp_path / "ds_config.json", pin_memory=False)["zero_optimization"]
+    assert zero["offload_param"]["pin_memory"] is zero["offload_optimizer"]["pin_memory"] is False
 
 
 def test_float32_has_no_bfloat16_section(tmp_path: Path) -> None:
@@ -143,6 +177,33 @@ def test_a_step_that_cannot_be_shared_out(tmp_path: Path) -> None:
         (
             {"zero_optimization": {"stage": 3, "mics_shard_size": 2}},
             "zero_optimization.mics_shard_size: DeepSpeed",
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "sub_group_size": "1e9"}},
+            'zero_optimization.sub_group_size: got "1e9"; expected a whole number from 1 up',
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "reduce_bucket_size": 0.5}},
+            "zero_optimization.reduce_bucket_size: got 0.5; expected a whole number from 1 up",
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "stage3_max_live_parameters": None}},
+            "zero_optimization.stage3_max_live_parameters: got null; expected a whole number from 0 up",
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "contiguous_gradients": "true"}},
+            'zero_optimization.contiguous_gradients: got "true"; expected true or false',
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 2}}},
+            "zero_optimization.offload_optimizer.ratio: got 2; expected a number from 0 to 1",
+        ),
+        ({"aio": {"block_size": "1M"}}, 'aio.block_size: got "1M"; expected a whole number from 1 up'),
+        ({"wall_clock_breakdown": 1}, "wall_clock_breakdown: got 1; expected true or false"),
+        ({"comms_logger": True}, "comms_logger: got true; expected an object"),
+        (
+            {"communication_data_type": "fp8"},
+            'communication_data_type: got "fp8"; expected one of fp32, bf16',
         ),
         ({}, 'zero_optimization: missing; expected an object with "stage": 3'),
     ],

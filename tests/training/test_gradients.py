@@ -12,7 +12,7 @@ from tests.training.harness import Project
 from tests.training.ranks import run_ranks
 from tests.training.test_matrix import OFFLOADS, write_ds_file
 from training.config import RunConfig, load_run_config
-from training.data import PackOrder, make_batch, num_step_targets, rank_share, step_slots
+from training.data import PackOrder, make_batch, num_step_targets, step_slots
 
 BOTH, LEFT, RIGHT, NONE = ["left", "right"], ["left"], ["right"], list[str]()
 # Two micro-batches a step on each of 2 ranks. A branch is used in both, in none, in the last only, in the first only.
@@ -40,11 +40,11 @@ def train_plainly(config: RunConfig, initial: Path) -> tuple[dict[str, torch.Ten
     for step in range(len(USES)):
         slots = step_slots(order, consumed=step * packs, packs_per_step=packs, end=None)
         num_targets = num_step_targets(slots, split)
-        shares = [rank_share(slots, micro_packs=1, rank=rank, world_size=2) for rank in (0, 1)]
+        shares = (slots[: packs // 2], slots[packs // 2 :])
         for micro in range(2):
             for share in shares:  # both ranks are at the same micro-batch, and take the same branches
                 module.turn = (step, micro)
-                (module(make_batch(split, share[micro])) / num_targets).backward()
+                (module(make_batch(split, [share[micro]])) / num_targets).backward()
         norms.append(torch.nn.utils.clip_grad_norm_(module.parameters(), config.optim.clip or 0.0).item())
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)

@@ -18,6 +18,7 @@ from tests.training.harness import Project
 from training.checkpoint_files import CheckpointReader
 from training.data import PackOrder
 from training.health import MAX_ROWS, Health, describe_skip, name_rows
+from training.status.report import read_status
 
 PACKS_PER_STEP = 4
 EMBEDDING = "model.embed_tokens.weight"
@@ -136,7 +137,9 @@ def test_after_max_bad_steps_the_run_ends_saved_and_names_the_rows(tiny: Project
         assert process.returncode == 2, output
         assert "max_bad_steps: 2 steps in a row had a loss or a gradient that is not finite" in output
         assert "Traceback" not in output
-        assert (tiny.run_folder("exhausted") / "state").read_text().strip() == "failed"
+        status = read_status(tiny.run_folder("exhausted"))
+        assert status.why is not None
+        assert (status.state, status.why.kind) == ("failed", "bad_steps")
         reader = newest(tiny, "exhausted")
         progress = reader.progress
         assert (progress.step, progress.skipped_steps, progress.optimizer_step) == (2 * start, 2 * start, 0)
@@ -157,6 +160,13 @@ def test_the_row_counts_again_after_a_step_that_was_applied() -> None:
     for applied in (False, False, True, False):
         health = health.after(applied=applied)
     assert health == Health(skipped_steps=3, skipped_in_a_row=1)
+
+
+def test_a_step_lost_to_the_loss_scale_is_counted_and_not_held_against_the_run() -> None:
+    health = Health().after(applied=False)
+    for _ in range(20):
+        health = health.after(applied=False, rescaled=True)
+    assert health == Health(skipped_steps=21, skipped_in_a_row=1)
 
 
 def test_no_more_than_some_rows_are_named(tiny: Project) -> None:

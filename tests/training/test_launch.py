@@ -182,6 +182,7 @@ def test_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert added["TORCH_EXTENSIONS_DIR"].startswith("/cache/shardtune/ops/py3")
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert "OMP_NUM_THREADS" not in launcher_environment(Devices(("0", "1"), on_gpu=False))
+    assert "DS_ACCELERATOR" not in launcher_environment(Devices(("0",), on_gpu=True))
 
 
 def test_no_gpu_is_seen_where_cpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

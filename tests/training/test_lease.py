@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,6 +118,19 @@ def test_a_lease_without_a_name_is_replaced_after_the_wait(tmp_path: Path) -> No
         assert holder.pid == os.getpid()
 
 
+@pytest.mark.parametrize("change", [{"pid": "twelve"}, {"beat": None}, {"started": "now"}, {"added": 1}])
+def test_a_lease_that_was_changed_by_hand_is_replaced_after_the_wait(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    path = tmp_path / "lease.json"
+    path.write_text(json.dumps(asdict(this_holder()) | change))
+    assert read_holder(path) is None
+    with Lease(path, stale_seconds=0.5):
+        holder = read_holder(path)
+        assert holder is not None
+        assert holder.pid == os.getpid()
+
+
 def test_the_heart_beats(tmp_path: Path) -> None:
     path = tmp_path / "lease.json"
     with Lease(path, beat_seconds=0.05):
@@ -129,6 +143,7 @@ def test_the_heart_beats(tmp_path: Path) -> None:
 RACER = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from data_tools.errors import RunError
 from training.lease import Lease
 try:

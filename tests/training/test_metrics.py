@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.distributed import World
-from training.metrics import MetricsLog, Progress, _duration, _short, cut_after, read_metrics
+from training.metrics import MetricsLog, Progress, cut_after, duration, read_metrics, short
 
 
 def write(folder: Path, first: int, last: int, *, run: float) -> None:
@@ -105,5 +105,23 @@ def test_the_time_left_appears_from_the_second_step_on() -> None:
 
 
 def test_numbers_for_people() -> None:
-    assert [_short(value) for value in (12.345, 1234, 2_500_000, 3e9)] == ["12.3", "1.23k", "2.5M", "3G"]
-    assert [_duration(value) for value in (5, 300, 10800)] == ["5 s", "5 min", "3.0 h"]
+    assert [short(value) for value in (12.345, 1234, 2_500_000, 3e9)] == ["12.3", "1.23k", "2.5M", "3G"]
+    assert [duration(value) for value in (5, 300, 10800)] == ["5 s", "5 min", "3.0 h"]
+
+
+def test_what_is_found_later_is_added_to_the_last_line(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, resume_step=0, tensorboard=False)
+    for step in (1, 2):
+        log.write(step, {"train/loss": 3.0 - step, "train/grad_norm": math.inf})
+    log.amend(2, {"validation/loss": 2.5})
+    log.write(3, {"train/loss": 0.5})
+    log.close()
+    assert read_metrics(tmp_path) == [
+        {"step": 1, "train/loss": 2.0, "train/grad_norm": None},
+        {"step": 2, "train/loss": 1.0, "train/grad_norm": None, "validation/loss": 2.5},
+        {"step": 3, "train/loss": 0.5},
+    ]
+    assert not list(tmp_path.glob("*.partial"))
+    reader = MetricsLog(tmp_path, resume_step=3, tensorboard=False, world=World(1, 2, 1))
+    reader.amend(3, {"validation/loss": 9.0})  # of rank 0 alone
+    assert "validation/loss" not in read_metrics(tmp_path)[-1]

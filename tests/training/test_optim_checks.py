@@ -32,8 +32,8 @@ def config_of(folder: Path, **changes: Any) -> RunConfig:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optim": {"lr": 1.0, "name": "adafactor"}}, "optim.name: got 'adafactor'; expected adamw, lion, muon or sgd"),
-        ({"optim": {"lr": 1.0, "name": "adamv"}}, "optim.name: got 'adamv'; expected 'adamw', 'lion', 'muon' or 'sgd'"),
+        ({"optim": {"lr": 1.0, "name": "adafactor"}}, "optim.name: got 'adafactor'; expected adamw, adamw8bit, lion"),
+        ({"optim": {"lr": 1.0, "name": "adamv"}}, "optim.name: got 'adamv'; expected 'adamw', 'adamw8bit', 'lion'"),
         (
             {"optim": {"lr": 1.0, "momentum": 0.9}},
             "optim.momentum: got 0.9 with name: adamw; belongs to muon and sgd; take it out",
@@ -99,6 +99,12 @@ def test_mistakes_that_the_model_or_the_length_of_the_run_makes(
     ("optim", "precision", "base", "message"),
     [
         ({"name": "muon"}, "bf16", {"zero_optimization": ON_DISK}, "optim.name: muon gathers its momentum"),
+        (
+            {"name": "adamw8bit"},
+            "bf16",
+            {"zero_optimization": ON_DISK},
+            "optim.name: adamw8bit keeps its moments where DeepSpeed does not swap: got offload_optimizer.device nvme",
+        ),
         (
             {"name": "muon"},
             "bf16",

@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 from tests.training.small_run import write_run
 from training.config import RunConfig, load_run_config
 from training.run_folder import (
+    CLEARED_VARIABLE,
     PARENT_VARIABLE,
     RunFolder,
     changed_keys,
@@ -111,6 +112,24 @@ def test_a_run_does_not_go_on_with_other_settings_and_names_them_all(tmp_path: P
     assert run.config_path.read_text() == before
 
 
+def test_a_run_does_not_go_on_with_another_tuning_method(tmp_path: Path) -> None:
+    with_checkpoint(prepared(tmp_path))
+    with pytest.raises(RunError) as caught:
+        prepared(tmp_path, tuning={"method": "bitfit"})
+    assert "tuning.method: got bitfit; the run was made with full" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"shards_fingerprint": 3}', "\x00"])
+def test_an_environment_file_that_is_damaged_is_named(tmp_path: Path, text: str | None) -> None:
+    run = with_checkpoint(prepared(tmp_path))
+    run.environment_path.unlink() if text is None else run.environment_path.write_text(text)
+    with pytest.raises(RunError) as caught:
+        prepared(tmp_path)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{run.environment_path}: is damaged: ")
+    assert line.endswith("put it back, or give the new run another name")
+
+
 def test_a_run_whose_shards_changed(tmp_path: Path) -> None:
     with_checkpoint(prepared(tmp_path, fingerprint="a" * 64))
     with pytest.raises(
@@ -148,6 +167,17 @@ def test_a_worker_below_shardtune_train_takes_no_lease(
         assert (tmp_path / "lease.json").exists()
         assert not run.stop_requested()
     assert not (tmp_path / "lease.json").exists()
+
+
+def test_a_stop_after_the_job_script_has_cleared_the_folder_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(PARENT_VARIABLE, raising=False)
+    monkeypatch.setenv(CLEARED_VARIABLE, "1")
+    run = RunFolder(tmp_path)
+    run.request_stop()
+    with worker_lease(run, rank=0):
+        assert run.stop_requested()
 
 
 def test_stop_signals_are_caught_and_given_back() -> None:

@@ -10,6 +10,7 @@ from tests.conftest import ROOT
 from tests.training.checkpoints import read_ledger, same_checkpoint
 from tests.training.harness import Project, make_project, read_losses
 from training.checkpoint_files import checkpoint_folder
+from training.status.report import read_status
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,9 @@ def test_a_full_disk_ends_the_run_or_not_as_set_and_the_last_checkpoint_stays(
     assert f"{checkpoints}/step-000004: the checkpoint could not be saved: rank 1: " in output
     assert "No space left on device" in output
     assert "step-000002 is untouched" in output
-    assert (checkpoints.parent / "state").read_text().strip() == "failed"
+    status = read_status(checkpoints.parent)
+    assert status.why is not None
+    assert (status.state, status.why.kind) == ("failed", "disk_full")
     obstacle.unlink()
 
     fill_the_disk(tiny, "full", 6, rank=0)

@@ -18,7 +18,9 @@ from training.selftest import (
     other_devices,
     other_offload,
     print_rows,
+    shape,
     small_run,
+    to_other_ranks,
     too_little_memory,
 )
 
@@ -127,7 +129,7 @@ def test_the_largest_difference_is_relative_and_of_the_last_steps() -> None:
     assert furthest([9.0, 2.0, 4.0], [2.0, 5.0]) == pytest.approx(0.25)
     assert math.isnan(furthest([1.0, 1.0], [math.nan, 1.0]))
     assert Row("x", "loss", math.nan, 1.0).verdict == FAILED
-    assert set(TOLERANCES) == {"fp32", "bf16"}
+    assert set(TOLERANCES) == {"fp32", "bf16", "fp16"}
 
 
 def test_other_numbers_of_ranks() -> None:
@@ -137,6 +139,17 @@ def test_other_numbers_of_ranks() -> None:
         assert got is not None
         assert (got.num_ranks, reason) == (other, "")
         assert 2 * count % got.num_ranks == 0
+
+
+def test_ranks_that_share_rows_share_them_in_the_selftest_too(tiny: Project, tmp_path: Path) -> None:
+    batch = {"packs_per_step": 4, "sequence_parallel": 4}
+    config = load_run_config(tiny.write_run("shared", {"steps": 2, "batch": batch}))
+    small = small_run(config, tmp_path, num_ranks=8)
+    assert small.batch.packs_per_step == 4
+    assert shape(small, 8) == "(8 by 4) x 1 x 2"
+    for others, expected in ((4, "(4 by 4) x 1 x 4"), (2, "(2 by 2) x 1 x 4"), (1, "1 x 1 x 4")):
+        other = Devices(tuple(map(str, range(others))), on_gpu=False)
+        assert shape(to_other_ranks(small, other), others) == expected
 
 
 def test_the_offload_that_is_compared_is_the_other_one() -> None:

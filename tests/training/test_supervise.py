@@ -7,7 +7,7 @@ import pytest
 
 from data_tools.errors import RunError
 from training.run_folder import RunFolder
-from training.supervise import _describe_code, exit_code
+from training.supervise import exit_code
 
 CUT_OFF = "Traceback (most recent call last):\nRuntimeError: [gloo] Connection closed by peer [127.0.0.1]:1\n"
 BUG = "Traceback (most recent call last):\nArithmeticError: cannot count further\n"
@@ -20,12 +20,6 @@ def logs(folder: Path, *texts: str) -> dict[int, Path]:
         paths[rank].write_text(text)
         os.utime(paths[rank], (rank, rank))
     return paths
-
-
-def test_exit_codes_of_killed_ranks_are_read() -> None:
-    assert "a rank was ended by SIGKILL" in _describe_code(247)  # the launcher says sys.exit(-9)
-    assert "the launcher was ended by SIGTERM" in _describe_code(-15)
-    assert _describe_code(3) == "exit code 3"
 
 
 def test_the_rank_with_the_reason_is_shown_and_not_those_it_cut_off(

@@ -29,6 +29,7 @@ from tests.training.harness import (
 )
 from training.checkpoint_files import checkpoint_folder
 from training.data import PackOrder
+from training.status.report import read_status
 
 NUM_STEPS = 6
 
@@ -101,9 +102,13 @@ def test_killed_stopped_and_started_again_it_ends_with_the_numbers_of_an_unbroke
     ranks_of(process)[1].kill()
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1, output
+    status = read_status(tiny.run_folder("broken"))
+    assert status.why is not None
+    assert (status.state, status.why.kind, status.held_by) == ("failed", "killed", None)
 
     process = tiny.start(run_yaml)
     wait_for_step(tiny, "broken", 5)
+    assert read_status(tiny.run_folder("broken")).state == "running"
     process.send_signal(signal.SIGUSR1)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
@@ -113,6 +118,10 @@ def test_killed_stopped_and_started_again_it_ends_with_the_numbers_of_an_unbroke
     wait_for_step(tiny, "broken", 8)
     process.kill()  # the front: every process below it must go too
     process.wait()
+    status = read_status(tiny.run_folder("broken"))
+    assert status.why is not None
+    assert status.state in ("died", "failed")  # a rank that saw another one end says so before it ends itself
+    assert (status.why.kind, status.restarts) == ("vanished", 2)
 
     losses = tiny.train("broken", steps=10, save=save)  # waits for the ranks that are dying
     assert losses == unbroken

@@ -14,19 +14,19 @@ from training.tuning.settings import AdapterTuning, QloraTuning
 
 
 def load_exported(folder: Path, dtype: torch.dtype) -> PreTrainedModel | PeftModel:
-    """Return the model of a folder that `shardtune export` wrote, in evaluation mode.
+    """Return the model of a folder in evaluation mode: a whole one, or an adapter of peft's or of `shardtune export`.
 
     With virtual tokens (prompt tuning) its logits begin with those of them.
     """
     if not (folder / CONFIG).exists():
         return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     base = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    made = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    made = json.loads((folder / PROVENANCE).read_text("utf-8")) if (folder / PROVENANCE).exists() else {}
     options = {"dtype": dtype}
-    if made["method"] == QloraTuning().method:
+    if made.get("method") == QloraTuning().method:
         options["quantization_config"] = quantization(double=made["double_quant"], dtype=dtype)
     model = AutoModelForCausalLM.from_pretrained(base, **options)
-    if made["method"] == AdapterTuning().method:
+    if made.get("method") == AdapterTuning().method:
         load_adapter(model, folder)
         return model.eval()
     tuned = PeftModel.from_pretrained(model, folder).eval()

@@ -1,0 +1,105 @@
+"""The text of a job script: what sbatch is asked for and the job's settings, above the part that all runs share."""
+
+import shlex
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_tools.errors import RunError
+from training.config import RunConfig
+
+# Everything above this line of slurm/train.sbatch is an example for use by hand, and is replaced.
+MARK = "# ==== The same for every run"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a job asks for beside what run.yaml says outright.
+
+    ranks_per_node: GPUs, or CPU ranks. signal_seconds: before the time limit. exclude: nodes that have gone bad.
+    """
+
+    ranks_per_node: int
+    signal_seconds: int
+    exclude: tuple[str, ...] = ()
+
+
+def find_script(name: str) -> Path:
+    """Return a file of `slurm/`: that of the source tree, or where the installed package has put it."""
+    folders = (
+        Path(__file__).parents[2] / "slurm",
+        Path(sysconfig.get_path("data")) / "share/shardtune/slurm",
+    )
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    raise RunError(f"{name}: not found in {' or '.join(map(str, folders))}; install shardtune again")
+
+
+def sbatch_options(config: RunConfig, request: Request) -> Iterator[str]:
+    """Yield the options of the job, each as it stands after `#SBATCH`; the user's own come last, and so win."""
+    slurm = config.slurm
+    assert slurm.gpus != "auto"
+    yield f"--job-name={config.name}"
+    yield f"--output={shlex.quote(str(config.run_folder / 'logs' / 'job-%j.out'))}"
+    yield "--open-mode=append"
+    yield f"--nodes={slurm.nodes + slurm.spare_nodes}"
+    yield f"--ntasks-per-node={request.ranks_per_node}"
+    if slurm.gpus is not None:
+        # Not --gpus-per-task: it hides the GPUs of a node from each other, and LOCAL_RANK would not fit them.
+        kind = [slurm.gpu_type] if slurm.gpu_type else []
+        name = ["gpu"] if slurm.gpus == "gres" else []
+        yield f"--{slurm.gpus}={':'.join([*name, *kind, str(request.ranks_per_node)])}"
+    for option, value in (
+        ("cpus-per-task", slurm.cpus_per_task),
+        ("mem", slurm.mem),
+        ("time", slurm.time),
+        ("account", slurm.account),
+        ("partition", slurm.partition),
+        ("qos", slurm.qos),
+        ("constraint", slurm.constraint),
+    ):
+        if value is not None:
+            yield f"--{option}={shlex.quote(str(value))}"
+    yield f"--signal=B:USR1@{request.signal_seconds}"
+    yield "--requeue"
+    yield "--dependency=singleton"  # two jobs of one run do not fight for its folder: the second one waits
+    if slurm.spare_nodes:
+        yield "--no-kill"  # a node that is lost does not take the others with it
+    if request.exclude:
+        yield f"--exclude={','.join(request.exclude)}"
+    if slurm.mail is not None:
+        yield f"--mail-user={slurm.mail}"
+        yield "--mail-type=END,FAIL,REQUEUE"
+    yield from slurm.options
+
+
+def render(template: str, options: Sequence[str], variables: dict[str, str]) -> str:
+    """Return a job script: `template` from its mark on, below the options of sbatch and what the script reads."""
+    head, mark, body = template.partition(MARK)
+    assert mark, "the job script has lost its mark"
+    lines = [
+        head.splitlines()[0],
+        *(f"#SBATCH {option}" for option in options),
+        "",
+        *(f"{name}={shlex.quote(value)}" for name, value in variables.items()),
+        "LAUNCH=${LAUNCH:-srun}",
+        "",
+    ]
+    return "\n".join(lines) + "\n" + mark + body
+
+
+def train_script(config: RunConfig, request: Request, *, python: str) -> str:
+    """Return the job script of a run whose folder is prepared; `python` runs in the job."""
+    slurm = config.slurm
+    variables = {
+        "RUN": str(config.run_folder),
+        "PYTHON": python,
+        "SITE": "" if slurm.site is None else str(slurm.site),
+        "SPARE_NODES": str(slurm.spare_nodes),
+        "CHECK_NODES": "1" if slurm.check_nodes else "",
+        "MAX_RESTARTS": str(slurm.max_restarts),
+    }
+    template = find_script("train.sbatch").read_text(encoding="utf-8")
+    return render(template, list(sbatch_options(config, request)), variables)

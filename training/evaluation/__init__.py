@@ -1,0 +1,1 @@
+"""`shardtune eval`: what a model folder makes of held-out conversations, by task, family and split."""

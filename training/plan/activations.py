@@ -1,0 +1,90 @@
+"""The bytes of a rank's activations: of a row of tokens in one layer, in all of them, and of the logits.
+
+Counted from the operations of transformers' Llama, Mistral, Qwen2 and Qwen3 layers and of our attention and loss, by
+what autograd keeps of each; docs/plan.md has the table.
+"""
+
+from dataclasses import dataclass
+
+from training.optim_settings import POSITIONS_AT_A_TIME
+from training.plan.job import Job
+from training.tuning.settings import PromptTuning
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """Bytes. kept: of all layers from forward to backward. layer: of one layer in its backward, beyond what is kept.
+
+    head_forward, head_backward: around the logits of one chunk of targets. offloaded: what waits on the host instead.
+    """
+
+    kept: int
+    layer: int
+    head_forward: int
+    head_backward: int
+    offloaded: int
+
+
+def activations(job: Job) -> Activations:
+    """Return the activations of the largest micro-batch."""
+    shape, config, e = job.shape, job.config, job.element
+    tokens = job.row_tokens
+    if isinstance(config.tuning, PromptTuning):
+        tokens += config.tuning.num_virtual_tokens * job.row_documents
+    tokens = -(-tokens // config.batch.sequence_parallel)
+    boundary = shape.hidden * e
+    saved = _saved_in_layer(job)
+    # The backward of the MLP's product holds the gradients of its two factors and of the product at once, while that
+    # product's own value is gone: two rows of `intermediate` beyond what was saved.
+    passing = 2 * shape.intermediate * e + 2 * boundary
+    mode = config.activation_checkpointing
+    if mode is True:
+        kept_in_layer, again = boundary, saved
+    elif mode == "selective":
+        # Results of the products and of attention; the layer's other activations are computed again.
+        products = 2 * shape.query + 2 * shape.key + 2 * shape.hidden + 2 * shape.intermediate
+        kept_in_layer = boundary + products * e
+        again = saved - (shape.query + shape.key + 2 * shape.intermediate) * e
+    else:
+        kept_in_layer, again = boundary + saved, 0
+    offloaded = boundary * tokens * shape.layers if config.offload_activations else 0
+    kept = kept_in_layer * tokens * shape.layers
+    last_norm = _norm(job) + boundary
+    head_forward, head_backward = _head(job)
+    return Activations(
+        kept=kept - offloaded + last_norm * tokens,
+        layer=(again + passing) * tokens,
+        head_forward=head_forward,
+        head_backward=head_backward,
+        offloaded=offloaded,
+    )
+
+
+def _norm(job: Job) -> int:
+    """Return the bytes of a token that an RMS norm keeps: a float32 copy, the normalised value, the result."""
+    copy = 4 if job.element == 2 else 0
+    return job.shape.hidden * (copy + 2 * job.element)
+
+
+def _saved_in_layer(job: Job) -> int:
+    """Return the bytes of a token that autograd keeps in one layer, without the layer's input."""
+    shape, e = job.shape, job.element
+    # Between attention and MLP; in 16 bits the second norm's float32 copy stands for it.
+    middle = 0 if e == 2 else shape.hidden * e
+    attention = (2 * shape.query + 2 * shape.key) * e + 4 * shape.heads
+    if not job.on_gpu:
+        attention += shape.query * e  # documents are attended to one by one, then laid side by side
+    if shape.model_type == "qwen3":
+        attention += (shape.query + shape.key) * (2 * e if e == 4 else 4 + e)
+    return 2 * _norm(job) + middle + attention + 4 * shape.intermediate * e
+
+
+def _head(job: Job) -> tuple[int, int]:
+    """Return the bytes of the logits of a chunk in the forward and in the backward, with all targets' hidden states."""
+    targets = -(-job.row_targets // job.config.batch.sequence_parallel)
+    chunk = min(targets, POSITIONS_AT_A_TIME)
+    loss, logits = job.config.loss, chunk * job.shape.vocab * 4
+    hidden = targets * job.shape.hidden * job.element
+    extra = logits * (bool(loss.label_smoothing) + 2 * bool(loss.z_loss))
+    # Forward: logits and their logarithms. Backward: the logarithms, the gradients of these and of the logits.
+    return 2 * logits + extra + hidden, 3 * logits + extra + 2 * hidden

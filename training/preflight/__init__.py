@@ -1,0 +1,1 @@
+"""What can be known about a run before it costs queue hours: here, in seconds, and on the nodes themselves."""

@@ -1,0 +1,239 @@
+"""The tables of a run's report: plan against measured, starts, data, evaluations. Each is (head, rows) of text."""
+
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_tools.errors import RunError, ShardError, ShardtuneError
+from data_tools.shard_index import REJECTS_NAME, Index, read_index
+from data_tools.shards import open_shards
+from training.config import RunConfig
+from training.metrics import duration
+from training.plan.plan import GIB, Plan, Ranks, Tiers, plan_run
+from training.report.curves import number
+from training.status.facts import RunFacts
+from training.status.starts import Start
+
+# The first steps of a process allocate and compile: no measure of speed.
+FIRST_STEPS = 3
+ENDS = ("done", "stopped", "failed", "stuck")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A table with its heading, or the reason why there is none."""
+
+    title: str
+    head: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    note: str = ""
+
+
+def plan_section(facts: RunFacts, ds_config: Mapping[str, Any]) -> Section:
+    """Return what the plan said beside what was measured."""
+    title = "Plan against measured"
+    rows = facts.metrics
+    if facts.config is None or not rows or facts.start is None or facts.start.num_ranks is None:
+        return Section(title, note="The run has not trained yet.")
+    on_gpu = any("memory/device_peak_gib" in row for row in rows)
+    try:
+        plan = plan_run(
+            facts.config,
+            ds_config,
+            open_shards(facts.config.shards),
+            _ranks(facts.start, on_gpu=on_gpu),
+            Tiers(),
+        )
+    except (ShardtuneError, OSError) as error:
+        return Section(title, note=f"There is no plan: {' '.join(str(error).split())}")
+    lines = _compare(plan, facts, on_gpu=on_gpu)
+    note = f"The plan is that of {plan.ranks.size} ranks with the settings as they are now, at its highest moment "
+    return Section(title, ("", "plan", "measured", ""), tuple(lines), note + f"({plan.moment}).")
+
+
+def _ranks(start: Start, *, on_gpu: bool) -> Ranks:
+    assert start.num_ranks is not None
+    started = start.last("started") or {}
+    count = started.get("nodes", 1)
+    nodes = count if isinstance(count, int) and start.num_ranks % count == 0 else 1
+    return Ranks(nodes=nodes, per_node=start.num_ranks // nodes, on_gpu=on_gpu)
+
+
+def _compare(plan: Plan, facts: RunFacts, *, on_gpu: bool) -> Iterator[tuple[str, ...]]:
+    rows = facts.metrics
+    seconds = _median(rows, "time/step_seconds")
+    tokens, flops = (
+        _median_product(rows, key, "time/step_seconds")
+        for key in ("speed/tokens_per_second", "speed/teraflops_per_second")
+    )
+    if plan.num_steps is not None:
+        yield "steps", f"{plan.num_steps:,}", f"{rows[-1]['step']:,}", ""
+    yield (
+        "tokens a step",
+        number(plan.tokens_per_step),
+        _or_dash(tokens),
+        _ratio(tokens, plan.tokens_per_step),
+    )
+    planned = plan.flops_per_step / 1e12
+    yield "TFLOP a step", number(planned), _or_dash(flops), _ratio(flops, planned)
+    if on_gpu:
+        yield _memory("one GPU", plan.needed("gpu"), _most(rows, "memory/device_peak_gib"))
+    host = _most(rows, "memory/host_gib")
+    measured = None if host is None else host * plan.ranks.per_node
+    yield _memory("host of a node, as rank 0 × ranks", plan.needed("host"), measured)
+    saved = facts.checkpoint
+    yield _memory("a checkpoint", plan.checkpoint_bytes, None if saved is None else saved.num_bytes / GIB)
+    if seconds is not None:
+        yield "seconds a step", "–", f"{seconds:.3g}", ""
+
+
+def _memory(what: str, planned: int, measured: float | None) -> tuple[str, ...]:
+    return f"{what} (GiB)", f"{planned / GIB:.3g}", _or_dash(measured), _ratio(measured, planned / GIB)
+
+
+def _or_dash(value: float | None) -> str:
+    return "–" if value is None else number(value)
+
+
+def _ratio(measured: float | None, planned: float) -> str:
+    return "" if measured is None or planned == 0 else f"{measured / planned:.0%} of the plan"
+
+
+def _most(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    return max((row[key] for row in rows if row.get(key) is not None), default=None)
+
+
+def _median(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    found = [row[key] for row in rows[FIRST_STEPS:] if row.get(key) is not None]
+    return statistics.median(found) if found else None
+
+
+def _median_product(rows: Sequence[Mapping[str, Any]], a: str, b: str) -> float | None:
+    found = [row[a] * row[b] for row in rows[FIRST_STEPS:] if row.get(a) and row.get(b)]
+    return statistics.median(found) if found else None
+
+
+def starts_section(facts: RunFacts) -> Section:
+    """Return a row for each start of the run: when, where, from which step, and how it ended."""
+    rows = []
+    for number_, start in enumerate(facts.starts, 1):
+        training = start.last("training") or {}
+        ended = next((event for event in reversed(start.events) if event["event"] in ENDS), None)
+        said = str(ended.get("error", "")) if ended else ""
+        rows.append(
+            (
+                str(number_),
+                time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(start.begin)),
+                start.nodes or "–",
+                start.job or "–",
+                str(start.num_ranks or "–"),
+                str(training.get("step", "–")),
+                "–" if start.end is None else duration(start.end - start.begin),
+                " ".join(filter(None, (ended["event"] if ended else "cut off, or going on", said))),
+            )
+        )
+    head = ("", "began", "nodes", "job", "ranks", "from step", "took", "end")
+    return Section("Starts", head, tuple(rows), "" if rows else "The run was never started.")
+
+
+def read_shards_index(config: RunConfig | None, environment: Mapping[str, Any]) -> Index | None:
+    """Return the index of the shards that the run was trained on; None where they are gone or other ones now."""
+    if config is None:
+        return None
+    try:
+        index = read_index(config.shards)
+    except (ShardError, OSError):
+        return None
+    return index if index.fingerprint == environment.get("shards_fingerprint") else None
+
+
+def data_sections(index: Index | None, facts: RunFacts) -> Iterator[Section]:
+    """Yield the sources with their counts, the rejected rows by reason, and the splits."""
+    if index is None:
+        yield Section("Sources", note="The shards are not where they were, or others now.")
+        return
+    last = facts.metrics[-1] if facts.metrics else {}
+    rows = []
+    for source in index.sources:
+        seen = [last.get(f"data_by_source/{source.name}_{key}") for key in ("share", "epochs")]
+        counts = (source.rows, source.kept, sum(source.rejected.values()), source.duplicates)
+        rows.append(
+            (
+                source.name,
+                source.family,
+                source.format,
+                *(f"{count:,}" for count in (*counts, sum(source.left_out.values()), source.documents)),
+                f"{source.packed_tokens:,}",
+                "–" if seen[0] is None else f"{seen[0]:.1%}",
+                "–" if seen[1] is None else f"{seen[1]:.2f}",
+            )
+        )
+    counted = ("rows", "kept", "rejected", "duplicates", "left out", "documents", "tokens")
+    yield Section("Sources", ("source", "family", "format", *counted, "share seen", "epochs"), tuple(rows))
+    rejected = [
+        (source.name, reason, f"{count:,}")
+        for source in index.sources
+        for reason, count in (source.rejected | source.left_out).items()
+    ]
+    if rejected:
+        note = f"Each row is in {REJECTS_NAME} of the shard folder."
+        yield Section("Rejected and left out", ("source", "reason", "rows"), tuple(rejected), note)
+    splits = [
+        (name, *(f"{count:,}" for count in (split.documents, len(split.tokens), sum(split.tokens))))
+        for name, split in index.splits.items()
+    ]
+    yield Section("Splits", ("split", "documents", "packs", "tokens"), tuple(splits))
+
+
+def evaluation_section(facts: RunFacts) -> Section:
+    """Return the first, the best and the last loss of everything that was evaluated during training."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for row in facts.metrics:
+        for key, value in row.items():
+            if value is not None and key.endswith("loss") and not key.startswith(("train/", "health/")):
+                found.setdefault(key, []).append((row["step"], value))
+    last = {key: value for row in facts.metrics for key, value in row.items()}
+    rows = []
+    for key, series in found.items():
+        step, best = min(series, key=lambda point: point[1])
+        accuracy = last.get(key.removesuffix("loss") + "token_accuracy")
+        rows.append(
+            (
+                key.removesuffix("loss").rstrip("/_").replace("_by_", ", by ").replace("/", ": "),
+                f"{series[0][1]:.4g}",
+                f"{best:.4g} (step {step})",
+                f"{series[-1][1]:.4g}",
+                "–" if accuracy is None else f"{accuracy:.1%}",
+            )
+        )
+    head = ("during training", "first loss", "lowest", "last", "tokens right")
+    return Section("Evaluation", head, tuple(rows), "" if rows else "There was no evaluation yet.")
+
+
+def result_sections(folders: Sequence[Path]) -> Iterator[Section]:
+    """Yield a table for each folder that `shardtune eval` has written. Raises RunError for one that it has not."""
+    from training.evaluation.results import read_results, table_cells
+
+    for folder in folders:
+        results = read_results(folder)
+        groups = [group for group in results.groups if group.kind in ("all", "family", "source", "category")]
+        head, *rows = table_cells(groups, "of")
+        title = f"shardtune eval: {results.about['split']}, answered by {results.about['model']}"
+        yield Section(title, tuple(head), tuple(map(tuple, rows)))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object of the run folder; an empty one where there is no such file. Raises RunError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise RunError(f"{path}: damaged: {error}; expected a JSON object") from None
+    if not isinstance(value, dict):
+        raise RunError(f"{path}: damaged: got {type(value).__name__}; expected a JSON object")
+    return value
