@@ -1,5 +1,6 @@
 """The DeepSpeed engine of a run: built, put where the run stands, and driven by the optimizer's settings."""
 
+import inspect
 import logging
 from typing import Any
 
@@ -34,6 +35,7 @@ def build_engine(
     model = load_model(config, ds_config, world, vocab_size=vocab_size)
     engine = initialize(model, config, ds_config)
     check_documents_apart(engine, vocab_size=vocab_size)
+    _forget_order_of_modules(engine)  # of the self-test's forwards, which no backward followed
     return engine
 
 
@@ -56,6 +58,7 @@ def initialize(
     )
     keep_rates_apart(engine.optimizer.param_groups, optim)
     _mend_nvme_prefetch(engine)
+    _mend_forgetting(engine)
     return engine
 
 
@@ -71,6 +74,31 @@ def _mend_nvme_prefetch(engine: deepspeed.DeepSpeedEngine) -> None:
         swapper.swap_in = lambda params, *options, read=read, **named: read(
             list(dict.fromkeys(params)), *options, **named
         )
+
+
+def _mend_forgetting(engine: deepspeed.DeepSpeedEngine) -> None:
+    """Let DeepSpeed 0.19.8 forget, with an order of modules that turned out wrong, what it has worked out from it.
+
+    From the first forward and backward it learns after which module a weight is not needed any more, and gathers
+    weights ahead, many at once. It begins anew when other modules come, but keeps its answers in a cache: after a
+    forward alone each weight would be let go after every use and gathered alone for the next, to the end of the run.
+    """
+    coordinator = engine.optimizer.parameter_offload.get_param_coordinator()
+    forget = coordinator._invalidate_trace
+    decorated = type(coordinator)._PartitionedParameterCoordinator__params_to_release
+    answers = inspect.getclosurevars(decorated).nonlocals["func"]  # an lru_cache
+
+    def forget_all() -> None:
+        forget()
+        answers.cache_clear()
+
+    coordinator._invalidate_trace = forget_all
+
+
+def _forget_order_of_modules(engine: deepspeed.DeepSpeedEngine) -> None:
+    coordinator = engine.optimizer.parameter_offload.get_param_coordinator()
+    if coordinator.is_complete_trace():
+        coordinator._invalidate_trace()
 
 
 def resume(

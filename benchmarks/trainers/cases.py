@@ -147,5 +147,5 @@ GPU_CASES = (
 def tier_cases() -> tuple[Case, ...]:
     """Return the cases of all offload tiers on CPU ranks."""
     return tuple(
-        Case(label, WIDE, tier, 4, 1, rounds=8, limit_seconds=90) for tier, (_, label) in TIERS.items()
+        Case(label, WIDE, tier, 4, 1, rounds=8, limit_seconds=150) for tier, (_, label) in TIERS.items()
     )

@@ -35,11 +35,12 @@ def two_nodes(slurm: SlurmBox, project: Path, name: str, *, steps: int, **keys: 
 def test_near_its_time_limit_a_job_saves_and_is_requeued_until_the_user_says_stop(
     slurm: SlurmBox, project: Path
 ) -> None:
-    run = two_nodes(slurm, project, "limit", steps=100_000, time="00:03:00")
+    run = two_nodes(slurm, project, "limit", steps=100_000, time="00:03:00", check_nodes=True)
     job = run.submit()
     wait_until(lambda: bool(run.events("signalled")), 240)  # Slurm sends it up to a minute early
     run.wait_for_step(1, starts=2)
     assert slurm.job(job)["Restarts"] == "1"
+    assert "2 ranks on 2 nodes: no mistakes" in run.log(job)  # slurm.check_nodes
     resumed = run.events("training")[1]["step"]
     assert resumed > 0
     run.wait_for_step(resumed + 5, starts=2)

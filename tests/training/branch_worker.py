@@ -27,6 +27,7 @@ from training.distributed import World, init_world
 from training.ds_config import build_ds_config, nvme_folder, read_ds_file
 from training.engine import initialize
 from training.feed import make_batches
+from training.loss_scale import LossScale
 from training.model import size_nvme_buffers
 from training.run_folder import watch_parent
 from training.step import train_step
@@ -45,6 +46,7 @@ class Branches(nn.Module):
         self.left = nn.Linear(WIDTH, WIDTH)
         self.right = nn.Linear(WIDTH, WIDTH)
         self.head = nn.Linear(WIDTH, vocab_size, bias=False)
+        self.loss_scale = LossScale()
         self.uses = uses
         self.turn: tuple[int, int] = (0, 0)  # the step and the micro-batch in it, of all ranks
 

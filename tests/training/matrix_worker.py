@@ -13,6 +13,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from deepspeed.utils import safe_get_full_fp32_param
 from safetensors.torch import load_file
 
@@ -70,7 +71,9 @@ def run_case(
     engine = build_engine(config, ds_config, world, vocab_size=shards.vocab_size)
     packs_per_step = config.batch.packs_per_step
     losses, norms = [], []
+    gathers = count_gathers(engine)
     for step in range(1, case["num_steps"] + 1):
+        gathers.clear()
         plan = plan_step(
             split,
             order,
@@ -93,7 +96,24 @@ def run_case(
     swapped = count_swapped(engine)
     weights = compare_weights(engine, Path(case["expected"]))
     engine.destroy()
-    return {"losses": losses, "grad_norms": norms} | weights | swapped
+    per_micro_batch = len(gathers) / len(plan.micro_batches)
+    return {"losses": losses, "grad_norms": norms, "gathers": per_micro_batch} | weights | swapped
+
+
+def count_gathers(engine: deepspeed.DeepSpeedEngine) -> list[int]:
+    """Return a list to which each gathering of weights in a forward or backward adds how many it gathers."""
+    coordinator = engine.optimizer.parameter_offload.get_param_coordinator()
+    name = "_PartitionedParameterCoordinator__all_gather_params_"
+    gather, gathers = getattr(coordinator, name), []
+
+    def counted(parameters: Any, *arguments: Any, **named: Any) -> None:
+        missing = sum(p.ds_status is ZeroParamStatus.NOT_AVAILABLE for p in parameters)
+        if missing:
+            gathers.append(missing)
+        gather(parameters, *arguments, **named)
+
+    setattr(coordinator, name, counted)
+    return gathers
 
 
 def count_swapped(engine: deepspeed.DeepSpeedEngine) -> dict[str, int]:

@@ -1,8 +1,10 @@
 """The save protocol: killed at any point of it, refused by the disk, and which checkpoints stay."""
 
+import json
 import subprocess
 import sys
 import threading
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -88,7 +90,10 @@ def test_the_newest_and_every_nth_stay(
     tmp_path: Path, keep: int, keep_every: int | None, expected: list[int]
 ) -> None:
     for step in range(1, 8):
-        save(tmp_path, step)
+        folder = checkpoint_folder(tmp_path, step)
+        folder.mkdir()
+        (folder / "progress.json").write_text(json.dumps(asdict(replace(PROGRESS, step=step))))
+        (folder / "DONE").touch()
     prune(tmp_path, keep=keep, keep_every=keep_every)
     assert [int(path.name[5:]) for path in finished_checkpoints(tmp_path)] == expected
 

@@ -121,9 +121,10 @@ def send(script: Path, options: Sequence[str] = ()) -> str:
     """Give a job script to sbatch and return the job's id. Raise RunError with what sbatch says against it."""
     if shutil.which("sbatch") is None:
         raise RunError("sbatch: not found; do this on a login node of the cluster, or use --print")
-    # From within a job, sbatch would take over that job's own settings.
-    env = {key: value for key, value in os.environ.items() if not re.match("(SLURM|SBATCH|SRUN)_", key)}
-    env |= {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
+    env = dict(os.environ)
+    if "SLURM_JOB_ID" in env:  # from within a job sbatch would take over that job's own settings
+        env = {key: value for key, value in env.items() if not re.match("(SLURM|SBATCH|SRUN)_", key)}
+        env |= {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
     command = ["sbatch", "--parsable", *options, str(script)]
     sent = subprocess.run(command, env=env, cwd=script.parent, capture_output=True, text=True)
     if sent.returncode:
