@@ -29,11 +29,11 @@ format: install
 
 # The data half runs one test on each core; a training test takes all cores for itself.
 test: lint
-	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile tests/data_tools tests/test_docs.py
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile tests/data_tools tests/test_docs.py tests/test_readme_chinese.py
 	$(BIN)/python -m pytest -m "not slow" tests/training tests/cluster tests/test_real_data.py
 
 test-all: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile tests/data_tools tests/test_docs.py
+	$(BIN)/python -m pytest -n auto --dist loadfile tests/data_tools tests/test_docs.py tests/test_readme_chinese.py
 	$(BIN)/python -m pytest tests/training tests/cluster tests/test_real_data.py
 
 soak: install
