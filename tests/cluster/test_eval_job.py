@@ -9,6 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 from data_tools.errors import RunError, SettingsError, ShardtuneError
+from data_tools.pack import pack
+from data_tools.settings import load_data_settings
 from tests.cluster.jobs import ENVIRONMENT, ClusterRun, wait_until
 from tests.cluster.slurmbox import SlurmBox
 from tests.conftest import ROOT
@@ -184,7 +186,7 @@ def finish(run_folder: Path, *steps: int) -> None:
         ({"checkpoint": "best"}, "no checkpoint is known to be the best"),
         (
             {"splits": ["test"]},
-            "--split: nothing to evaluate on in .*: got test; expected one of validation, tr",
+            "--split: nothing to evaluate on in .*: got test; expected one of train, validation",
         ),
         ({"limit": 0}, "--limit: got 0; expected 1 or more"),
         ({"overrides": ["slurm.site=nowhere.sh"]}, "slurm.site: .*nowhere.sh: no such file"),
@@ -281,6 +283,17 @@ def test_it_starts_after_a_training_job_that_waits(
     side = capsys.readouterr().out.removeprefix("submitted batch job ").partition(",")[0]
     assert f"after:{training}" in login_node.job(side)["Dependency"]
     login_node.command("scancel", side, training)
+
+
+def test_without_a_split_that_is_held_out_train_must_be_named(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(run_folder, 1)
+    pack(load_data_settings(run_folder.parents[1] / "data.yaml", ["splits.validation=0"]), workers=1)
+    with pytest.raises(RunError, match="got no split held out; expected one of train"):
+        submit_eval(run_folder)
+    submit_eval(run_folder, splits=["train"], print_only=True)
+    assert "ARGUMENTS='--split train'" in capsys.readouterr().out
 
 
 PYTHON = """#!/bin/bash

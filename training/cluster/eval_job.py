@@ -112,15 +112,16 @@ def prepare_eval_job(
 def _check_splits(config: RunConfig, splits: tuple[str, ...]) -> tuple[str, ...]:
     """Return the splits that are evaluated. Raises RunError for one that is absent or empty."""
     shards = open_shards(config.shards)
-    present = [name for name, split in shards.splits.items() if split.num_packs and name != "train"]
-    wrong = [name for name in splits if name not in (*present, "train")]
-    if wrong or not present:
+    present = [name for name, split in shards.splits.items() if split.num_packs]
+    held_out = [name for name in present if name != "train"]
+    chosen = splits or tuple(name for name in ("test", "validation", *held_out) if name in held_out)[:1]
+    wrong = [name for name in chosen if name not in present]
+    if wrong or not chosen:
         raise RunError(
-            f"--split: nothing to evaluate on in {config.shards}: got {', '.join(wrong) or 'none'}; expected one of "
-            f"{', '.join([*present, 'train'])}"
+            f"--split: nothing to evaluate on in {config.shards}: got {', '.join(wrong) or 'no split held out'}; "
+            f"expected one of {', '.join(present)}"
         )
-    default = next(name for name in ("test", "validation", *present) if name in present)
-    return tuple(dict.fromkeys(splits)) or (default,)
+    return tuple(dict.fromkeys(chosen))
 
 
 def _job_name(config: RunConfig) -> str:
