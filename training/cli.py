@@ -87,7 +87,10 @@ def report(
 def submit(
     settings: Annotated[
         Path,
-        typer.Argument(metavar="RUN.yaml|DATA.yaml", help="the settings of a run, or of data to be made"),
+        typer.Argument(
+            metavar="RUN.yaml|DATA.yaml",
+            help="the settings of a run, or of data to be made; with --eval a run's folder too",
+        ),
     ],
     overrides: Overrides = None,
     *,
@@ -106,15 +109,39 @@ def submit(
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(help="Of data: an option for sbatch, such as --option=--account=me; may be repeated."),
+        typer.Option(
+            help="Of data and --eval: an option for sbatch, such as --option=--account=me; may be repeated."
+        ),
     ] = None,
+    eval_: Annotated[
+        bool,
+        typer.Option(
+            "--eval",
+            help="Not the training: a job of its own that evaluates its newest checkpoints beside it.",
+        ),
+    ] = False,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="Of --eval: this one alone, such as step-000100, or best, as it is now."),
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Of --eval: may be repeated; left out: test, else validation."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Of --eval: so many documents of each split; left out: all.")
+    ] = None,
+    keep_export: Annotated[
+        bool, typer.Option("--keep-export", help="Of --eval: keep the exported models, in RUN/export.")
+    ] = False,
     print_: Annotated[
         bool, typer.Option("--print", help="Prepare the folder and print the job script; send nothing.")
     ] = False,
 ) -> None:
     """Check a run, write its job script into the run folder, and give it to Slurm; a job goes on where the run was.
 
-    The script saves and requeues itself before its time limit and when it is preempted.
+    The script saves and requeues itself before its time limit and when it is preempted. With --eval the job exports and
+    evaluates checkpoints while the training's own job goes on; scores go to the run's TensorBoard.
     """
     from training.cluster.data_jobs import is_data_file, refuse_options, submit_data
     from training.cluster.follow import follow as follow_job
@@ -122,13 +149,33 @@ def submit(
     from training.config import load_run_config
     from training.events import record_event
 
+    of_a_run = {"--nodes": nodes, "--follow": follow}
+    of_eval = {"--checkpoint": checkpoint, "--split": split, "--limit": limit, "--keep-export": keep_export}
+    if eval_:
+        from training.cluster.eval_job import submit_eval
+
+        refuse_options(
+            "--eval", "a run and a job of one node", {**of_a_run, "--array": array, "--site": site}
+        )
+        submit_eval(
+            settings,
+            overrides or [],
+            checkpoint=checkpoint,
+            splits=split or [],
+            limit=limit,
+            keep_export=keep_export,
+            options=option or [],
+            print_only=print_,
+        )
+        return
+    refuse_options(settings, "--eval beside it", of_eval)
     if is_data_file(settings):
-        refuse_options(settings, "a run's", {"--nodes": nodes, "--follow": follow})
+        refuse_options(settings, "a run's settings", of_a_run)
         submit_data(
             settings, overrides or [], array=array, site=site, options=option or [], print_only=print_
         )
         return
-    refuse_options(settings, "a data.yaml's", {"--array": array, "--site": site, "--option": option})
+    refuse_options(settings, "a data.yaml's settings", {"--array": array, "--site": site, "--option": option})
     changes = [*(overrides or []), *([f"slurm.nodes={nodes}"] if nodes is not None else [])]
     script = prepare_job(load_run_config(settings, changes))
     if print_:

@@ -6,6 +6,7 @@ signalled  whoever got it: signal         saved   rank 0: step, seconds
 stuck      the watchdog                   requeued   the batch script: job
 done  stopped  failed   the ranks' own end: step; of a failure each rank that can still speak: rank, host, error
 ended      whoever started the ranks, when they are gone: code, state
+side_job   submit --eval: job        evaluated   that job: step, split, documents, loss, exact_match
 
 Several hosts append to the file. A job script records with `python -m training.events RUN_FOLDER EVENT KEY=VALUE…`.
 """
@@ -23,6 +24,8 @@ from data_tools.errors import RunError
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "events.jsonl"
+# What is done beside the training, which says nothing of where that stands.
+BESIDE = ("side_job", "evaluated")
 # A short line is appended by one write, which systems do not mix with another's.
 MAX_TEXT = 600
 # What the ranks of a run touch at each step: its newest time is their last sign of life.

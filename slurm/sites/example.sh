@@ -21,6 +21,9 @@
 # ---- network: see infiniband.sh and efa.sh
 # MASTER_SUFFIX=""                 # appended to a host's name for its address on the fast network, such as i or -ib
 
+# ---- the job of `shardtune submit --eval`: so long it waits in the queue, without a node, for a newer checkpoint
+# LOOK_AGAIN_SECONDS=300
+
 # ---- container: see apptainer.sh and pyxis.sh
 # CONTAINER=()                     # a command in front of Python
 # SRUN_OPTIONS=()                  # options of the srun that starts Python

@@ -93,6 +93,17 @@ def why_of(status: Status) -> tuple[str, str]:
 # --- where a run stands ------------------------------------------------------------------------------------
 
 
+def test_what_a_side_job_does_changes_nothing_of_it(folder: Folder) -> None:
+    folder.start(job=7)
+    folder.event("side_job", job="8")
+    folder.log(1, 8)
+    folder.event("stopped", step=8)
+    folder.event("requeued", job=7)
+    folder.event("evaluated", step=8, split="test", documents=20, loss=2.0)
+    status = folder.end("stopped")
+    assert (status.state, status.jobs, status.restarts, status.problems) == ("waiting", ["7"], 0, ())
+
+
 def test_a_run_that_has_not_started(folder: Folder) -> None:
     status = folder.end(None)
     assert (status.state, status.step, status.num_steps, status.why) == ("not started", 0, 4, None)

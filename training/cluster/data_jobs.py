@@ -50,11 +50,11 @@ def is_data_file(path: Path) -> bool:
     return isinstance(keys, dict) and "sources" in keys and "shards" not in keys
 
 
-def refuse_options(path: Path, whose: str, given: Mapping[str, Any]) -> None:
-    """Raise SettingsError for options of `submit` that mean nothing for this kind of settings file."""
+def refuse_options(where: Path | str, expected: str, given: Mapping[str, Any]) -> None:
+    """Raise SettingsError for options of `submit` that mean nothing for this kind of job."""
     wrong = [name for name, value in given.items() if value]
     if wrong:
-        raise SettingsError(f"{', '.join(wrong)}: {path}: expected {whose} settings; leave it out")
+        raise SettingsError(f"{', '.join(wrong)}: {where}: expected {expected}; leave it out")
 
 
 def prepare_data_jobs(

@@ -5,6 +5,7 @@ import re
 import subprocess
 
 from data_tools.errors import RunError
+from training.cluster.settings import SlurmConfig
 from training.config import RunConfig
 
 # Where Slurm is installed and no cluster configured, sinfo looks for one for a minute.
@@ -24,15 +25,20 @@ def partition_gpus(partition: str | None) -> set[int] | None:
     return {sum(map(int, GPU.findall(line))) for line in lines} or None
 
 
+def gpu_option(slurm: SlurmConfig, listed: set[int] | None) -> str | None:
+    """Return the option of sbatch that asks for GPUs; None: none is asked for. `listed`: see partition_gpus."""
+    if slurm.gpus != "auto":
+        return slurm.gpus
+    there = max(listed) > 0 if listed is not None else os.environ.get("DS_ACCELERATOR") != "cpu"
+    return "gpus-per-node" if there else None
+
+
 def choose_gpus(config: RunConfig, listed: set[int] | None) -> tuple[str | None, int]:
     """Return the option of sbatch that asks for GPUs (None: none is asked for) and the ranks of a node.
 
     `listed`: see partition_gpus. Raises RunError where the nodes have fewer, or nobody says how many.
     """
-    option, wanted = config.slurm.gpus, config.launch.gpus_per_node
-    if option == "auto":
-        there = max(listed) > 0 if listed is not None else os.environ.get("DS_ACCELERATOR") != "cpu"
-        option = "gpus-per-node" if there else None
+    option, wanted = gpu_option(config.slurm, listed), config.launch.gpus_per_node
     most = max(listed) if listed is not None else None
     if wanted is None:
         counts = (listed or set()) - {0}

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.errors import RunError
+from training.cluster.settings import SlurmConfig
 from training.config import RunConfig
 
-# Everything above this line of slurm/train.sbatch is an example for use by hand, and is replaced.
+# Everything above this line of a job script in slurm/ is an example for use by hand, and is replaced.
 MARK = "# ==== The same for every run"
+# The keys of `slurm` that hold for every job of a run.
+WHERE_AND_HOW_LONG = ("time", "account", "partition", "qos", "constraint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +49,9 @@ def sbatch_options(config: RunConfig, request: Request) -> Iterator[str]:
     yield "--open-mode=append"
     yield f"--nodes={slurm.nodes + slurm.spare_nodes}"
     yield f"--ntasks-per-node={request.ranks_per_node}"
-    if slurm.gpus is not None:
-        # Not --gpus-per-task: it hides the GPUs of a node from each other, and LOCAL_RANK would not fit them.
-        kind = [slurm.gpu_type] if slurm.gpu_type else []
-        name = ["gpu"] if slurm.gpus == "gres" else []
-        yield f"--{slurm.gpus}={':'.join([*name, *kind, str(request.ranks_per_node)])}"
-    for option, value in (
-        ("cpus-per-task", slurm.cpus_per_task),
-        ("mem", slurm.mem),
-        ("time", slurm.time),
-        ("account", slurm.account),
-        ("partition", slurm.partition),
-        ("qos", slurm.qos),
-        ("constraint", slurm.constraint),
-    ):
-        if value is not None:
-            yield f"--{option}={shlex.quote(str(value))}"
+    # Not --gpus-per-task: it hides the GPUs of a node from each other, and LOCAL_RANK would not fit them.
+    yield from gpu_request(slurm, request.ranks_per_node)
+    yield from asked_for(slurm, "cpus_per_task", "mem", *WHERE_AND_HOW_LONG)
     yield f"--signal=B:USR1@{request.signal_seconds}"
     yield "--requeue"
     yield "--dependency=singleton"  # two jobs of one run do not fight for its folder: the second one waits
@@ -73,6 +63,21 @@ def sbatch_options(config: RunConfig, request: Request) -> Iterator[str]:
         yield f"--mail-user={slurm.mail}"
         yield "--mail-type=END,FAIL,REQUEUE"
     yield from slurm.options
+
+
+def gpu_request(slurm: SlurmConfig, number: int) -> Iterator[str]:
+    """Yield the option that asks for so many GPUs of a node, if the settings ask for any."""
+    if slurm.gpus is not None:
+        kind = [slurm.gpu_type] if slurm.gpu_type else []
+        name = ["gpu"] if slurm.gpus == "gres" else []
+        yield f"--{slurm.gpus}={':'.join([*name, *kind, str(number)])}"
+
+
+def asked_for(slurm: SlurmConfig, *keys: str) -> Iterator[str]:
+    """Yield the options that these keys of the settings stand for, where they are set."""
+    for key in keys:
+        if (value := getattr(slurm, key)) is not None:
+            yield f"--{key.replace('_', '-')}={shlex.quote(str(value))}"
 
 
 def render(template: str, options: Sequence[str], variables: dict[str, str]) -> str:

@@ -5,12 +5,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 
 from data_tools.errors import RunError
 from training.evaluation.forced import Forced
+from training.evaluation.places import FILE_NAME
 from training.evaluation.questions import Question
 from training.evaluation.scores import (
     ClassScore,
@@ -24,7 +25,9 @@ from training.evaluation.scores import (
     score_answer,
 )
 
-FILE_NAME = "results.json"
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 SCORED_FILE = "scored.jsonl"
 KINDS = ("all", "family", "source", "category", "task")
 PER_ANSWER = ("exact_match", "rouge1", "rouge2", "rougeL")
@@ -177,10 +180,15 @@ def write_tensorboard(results: Results, folder: Path, *, step: int) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder)) as board:
-        for group in results.groups:
-            place = "" if group.kind == "all" else f"{group.kind}_{group.name}_"
-            for key, score in group.scores.items():
-                board.add_scalar(f"eval_{results.about['split']}/{place}{key}", score.value, step)
+        add_scores(board, results, step=step)
+
+
+def add_scores(board: "SummaryWriter", results: Results, *, step: int) -> None:
+    """Add the scores of all groups to an open TensorBoard folder, as `write_tensorboard` names them."""
+    for group in results.groups:
+        place = "" if group.kind == "all" else f"{group.kind}_{group.name}_"
+        for key, score in group.scores.items():
+            board.add_scalar(f"eval_{results.about['split']}/{place}{key}", score.value, step)
 
 
 _RESULTS_TYPE = pydantic.TypeAdapter(Results)

@@ -8,8 +8,8 @@ from typing import Any
 
 from data_tools.errors import RunError, ShardtuneError
 from training.config import RunConfig, read_run_config
+from training.events import BESIDE, last_sign_of_life, read_events
 from training.events import FILE_NAME as EVENTS_NAME
-from training.events import last_sign_of_life, read_events
 from training.last_words import LastWords, find_last_words, newest_logs, read_tail
 from training.lease import Holder, read_holder
 from training.metrics import FILE_NAME as METRICS_NAME
@@ -69,12 +69,13 @@ def read_facts(folder: Path) -> RunFacts:
     """Read a run folder. Raises RunError if it is none."""
     _check_is_run(folder)
     run, now, problems = RunFolder(folder), time.time(), list[str]()
-    events = read_events(folder)
+    lines = read_events(folder)
+    events = [event for event in lines if event["event"] not in BESIDE]
     starts = find_starts(events)
     metrics = read_metrics(folder)
     holder = read_holder(run.path / "lease.json")
     problems += _damaged_lines(folder / METRICS_NAME, len(metrics))
-    problems += _damaged_lines(folder / EVENTS_NAME, len(events))
+    problems += _damaged_lines(folder / EVENTS_NAME, len(lines))
     begin = starts[-1].begin - CLOCK_SECONDS if starts else 0.0
     logs = {rank: path for rank, path in newest_logs(run.logs).items() if path.stat().st_mtime >= begin}
     return RunFacts(

@@ -46,6 +46,12 @@ def ask_queue(job: str) -> list[QueueEntry] | None:
     return entries
 
 
+def jobs_named(name: str) -> list[tuple[str, str]] | None:
+    """Return (id, state) of this user's jobs of a name that wait or run, oldest first; None as in `ask_queue`."""
+    rows = _ask("squeue", "--noheader", "--me", f"--name={name}", "--sort=i", "--format=%A %T")
+    return None if rows is None else [(job, state) for job, state in map(str.split, rows)]
+
+
 def _jobs_ahead(partition: str, priority: int) -> int | None:
     rows = _ask("squeue", "--noheader", "--states=PENDING", f"--partition={partition}", "--format=%Q")
     return None if rows is None else sum(row.isdecimal() and int(row) > priority for row in rows)
