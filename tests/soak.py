@@ -63,11 +63,14 @@ class Soak:
         process = self.project.start(self.project.write_run(name, self.settings))
         reached = self._wait_for(process, name, moment)
         during_save = any(self._checkpoints(name).glob("*.partial"))
-        processes = {"command": psutil.Process(process.pid)} | _below(process)
+        processes = _tree(process) if reached else {}
+        reached = bool(processes)  # it may have come to its end just now
         if victim != "all" and victim not in processes:
             victim = "command"  # the others have not been started yet
         for target in processes if victim == "all" else [victim]:
-            with suppress(psutil.NoSuchProcess):  # its parent was killed first, and took it along
+            with suppress(
+                psutil.NoSuchProcess, KeyError
+            ):  # its parent was killed first, or it has just ended
                 processes[target].kill()
         process.communicate(timeout=PATIENCE_SECONDS)
         psutil.wait_procs(processes.values(), timeout=60)
@@ -140,10 +143,11 @@ def ledger_after(shards: Shards, num_steps: int) -> str:
     return ledger
 
 
-def _below(process: "subprocess.Popen[str]") -> dict[str, psutil.Process]:
-    """Return the processes below the command that are there: launcher, rank 0, rank 1."""
+def _tree(process: "subprocess.Popen[str]") -> dict[str, psutil.Process]:
+    """Return the processes of a run that are there: command, launcher, rank 0, rank 1."""
     found = {}
     try:
+        found["command"] = psutil.Process(process.pid)
         for child in psutil.Process(process.pid).children():
             if "deepspeed.launcher.launch" in child.cmdline():
                 found["launcher"] = child

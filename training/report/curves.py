@@ -12,6 +12,7 @@ WIDTH, HEIGHT = 600, 200
 # A line has no more points than a screen can show: of each stretch the lowest and the highest stay.
 MOST_POINTS = 1200
 NUM_TICKS = 5
+SMALLEST = 1e-300  # what is closer to zero has no more digits to draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +118,10 @@ def thin(line: Sequence[Point]) -> list[Point]:
 
 def ticks(low: float, high: float) -> list[float]:
     """Return round numbers that enclose a range, about NUM_TICKS of them: steps of 1, 2 or 5 times a power of ten."""
-    if high <= low:
-        low, high = (low - 0.5, low + 0.5) if low == 0 else (low - abs(low) / 2, low + abs(low) / 2)
+    largest = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * largest, SMALLEST):  # one value, as far as a chart and a float can tell
+        margin = largest / 2 if largest > SMALLEST else 0.5
+        low, high = low - margin, high + margin
     rough = (high - low) / NUM_TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)

@@ -45,7 +45,7 @@ SLURM_RULES = (
         "out_of_memory",
         r"oom[-_ ]?kill|out[- ]of[- ]memory handler|: Out Of Memory",
         "Slurm killed a rank that took more memory than the job asked for",
-        "ask for more with slurm.memory (0 is all of a node), or offload less to CPU memory; `shardtune plan` says "
+        "ask for more with slurm.mem (0 is all of a node), or offload less to CPU memory; `shardtune plan` says "
         "how much a rank takes",
     ),
     _rule(

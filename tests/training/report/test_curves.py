@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from training.report.curves import (
@@ -23,6 +23,9 @@ SIZES = st.floats(-1e9, 1e9, allow_nan=False)
 
 
 @given(SIZES, SIZES)
+@example(0.0, 5e-324)
+@example(5e-324, 5e-324)
+@example(1e9, math.nextafter(1e9, math.inf))
 def test_marks_enclose_what_they_mark_and_are_few(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)
     marks = ticks(low, high)
