@@ -315,10 +315,19 @@ def eval_(
         ),
     ],
     *,
-    split: Annotated[str, typer.Option(help="test, unseen_tasks, validation or train")] = "test",
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="test, unseen_tasks, validation or train; may be repeated; left out: test."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Where the results go; left out: MODEL_DIR/evaluation/SPLIT.")
     ] = None,
+    engine: Annotated[
+        Literal["transformers", "vllm"],
+        typer.Option(
+            help="What makes the answers. vllm has to be installed; the loss is transformers' in any case."
+        ),
+    ] = "transformers",
     limit: Annotated[
         int | None, typer.Option(help="So many documents, drawn by a hash; left out: all.")
     ] = None,
@@ -376,10 +385,12 @@ def eval_(
     if len(paths) != 2:
         raise RunError(f"eval: got {len(paths)} paths; expected MODEL_DIR SHARDS")
     model, shards = paths
+    splits = tuple(dict.fromkeys(split or ["test"]))
     choices = Choices(
-        split=split,
-        output=output or model / "evaluation" / split,
+        splits=splits,
+        output=output or model / "evaluation" / "+".join(splits),
         sampling=Sampling(max_new_tokens, temperature, top_p, seed),
+        engine=engine,
         batch_size=batch_size,
         limit=limit,
         chat_template=chat_template,

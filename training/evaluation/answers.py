@@ -9,31 +9,35 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_tools.chat import ChatTokenizer
 from data_tools.errors import RunError
 from training.generation import Sampling
 from training.model_folder import ModelFolder
 
 Ids = NDArray[np.int32]
+# From the numbers of some prompts and their ids [T] to their answers.
+Answerer = Callable[[Sequence[int], Sequence[Ids]], list[str]]
 
 
 def answer_prompts(
-    folder: ModelFolder,
+    answerer: Answerer,
     prompts: Mapping[int, Ids],
-    sampling: Sampling,
     path: Path,
     *,
     identity: str,
     batch_size: int,
+    max_positions: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> dict[int, str]:
     """Return the answer to each prompt (ids int32 [T], by number); what `path` holds already is not made again.
 
-    identity: what the answers depend on, kept in the file's first line. advance: is told of every answer at hand. The
-    batches follow from the prompts alone, so that a run that was killed gives what an unbroken one would. Raises
-    RunError if the file holds answers of another model, split or way of drawing.
+    identity: what the answers depend on, kept in the file's first line. max_positions: a prompt that leaves no room
+    for an answer gets none. advance: is told of every answer at hand. The batches follow from the prompts alone: a run
+    that was killed gives what an unbroken one would. Raises RunError if the file holds answers of another model, split
+    or way of drawing.
     """
     done = _read(path, identity)
-    wanted = {number: ids for number, ids in prompts.items() if len(ids) < folder.max_positions}
+    wanted = {number: ids for number, ids in prompts.items() if len(ids) < max_positions}
     advance(len(done))
     with path.open("a", encoding="utf-8") as file:
         if not path.stat().st_size:
@@ -41,8 +45,8 @@ def answer_prompts(
         for batch in _batches(wanted, batch_size):
             if all(number in done for number in batch):
                 continue
-            answers = _answer_batch(folder, [wanted[number] for number in batch], sampling, first=batch[0])
-            for number, answer in zip(batch, answers, strict=True):
+            made = answerer(batch, [wanted[number] for number in batch])
+            for number, answer in zip(batch, made, strict=True):
                 if number not in done:
                     file.write(json.dumps({"number": number, "answer": answer}, ensure_ascii=False) + "\n")
                     done[number] = answer
@@ -81,12 +85,17 @@ def _batches(prompts: Mapping[int, Ids], batch_size: int) -> Iterator[list[int]]
         yield order[start : start + batch_size]
 
 
+def answer_with_transformers(folder: ModelFolder, sampling: Sampling) -> Answerer:
+    """Return what lets transformers answer, a batch at a time."""
+    return lambda numbers, prompts: _answer_batch(folder, prompts, sampling, first=numbers[0])
+
+
 @torch.inference_mode()
 def _answer_batch(
     folder: ModelFolder, prompts: Sequence[Ids], sampling: Sampling, *, first: int
 ) -> list[str]:
     """Return the answers to prompts, padded on the left to one length."""
-    torch.manual_seed(_seed(sampling.seed, first))
+    torch.manual_seed(seed_of(sampling.seed, first))
     longest = max(map(len, prompts))
     ids = torch.full((len(prompts), longest), folder.tokenizer.pad_token_id)
     mask = torch.zeros_like(ids)
@@ -98,16 +107,17 @@ def _answer_batch(
     made = folder.model.generate(
         input_ids=ids.to(folder.device), attention_mask=mask.to(folder.device), **arguments
     )
-    return [_text(folder, row) for row in made[:, longest:].tolist()]
+    return [answer_text(folder.tokenizer, row) for row in made[:, longest:].tolist()]
 
 
-def _text(folder: ModelFolder, ids: list[int]) -> str:
+def answer_text(tokenizer: ChatTokenizer, ids: Sequence[int]) -> str:
     """Return an answer up to the token that ends it."""
-    stops = folder.tokenizer.stop_token_ids
+    stops = tokenizer.stop_token_ids
     end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
-    return folder.tokenizer.decode_text(ids[:end]).strip()
+    return tokenizer.decode_text(ids[:end]).strip()
 
 
-def _seed(seed: int, number: int) -> int:
+def seed_of(seed: int, number: int) -> int:
+    """Return the seed of the draws for a prompt, or for the batch that begins with it."""
     digest = hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1  # torch takes signed 64-bit numbers

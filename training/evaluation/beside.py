@@ -79,7 +79,7 @@ def _evaluate(run_folder: Path, name: str, job: SideJob) -> None:
     config = read_run_config(run_folder / "config.yaml")
     place, console = run_folder / FOLDER / name, make_console()
     for split in missing_splits(run_folder, name, job.splits):
-        choices = Choices(split, place / split, Sampling(MAX_NEW_TOKENS), limit=job.limit)
+        choices = Choices((split,), place / split, Sampling(MAX_NEW_TOKENS), limit=job.limit)
         results = evaluate(place / MODEL, config.shards, choices, console)
         print_results(results, choices.output, console)
         record_event(run_folder, "evaluated", step=step_of(name), split=split, **_main_scores(results))
@@ -111,7 +111,7 @@ def write_board(run_folder: Path) -> None:
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    from training.evaluation.results import add_scores, read_results
+    from training.evaluation.board import add_evaluation
 
     folder = run_folder / "tensorboard"
     before = list(folder.glob(f"events.*{BOARD_SUFFIX}"))
@@ -121,7 +121,7 @@ def write_board(run_folder: Path) -> None:
     )
     with SummaryWriter(str(folder), filename_suffix=BOARD_SUFFIX) as board:
         for path in found:
-            add_scores(board, read_results(path), step=step_of(path.parents[1].name))
+            add_evaluation(board, path.parent, step=step_of(path.parents[1].name))
     for path in before:
         path.unlink()
 

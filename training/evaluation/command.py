@@ -1,14 +1,16 @@
-"""`shardtune eval`: questions of a split, a model's answers, their scores, and what is written of them."""
+"""`shardtune eval`: questions of some splits, a model's answers, their scores, and what is written of them."""
 
+import gc
 import hashlib
 import importlib.metadata
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
@@ -20,34 +22,46 @@ from data_tools.errors import Reject, RunError
 from data_tools.fingerprints import fingerprint
 from data_tools.shards import Shards, open_shards
 from training.base_model import base_fingerprint
-from training.evaluation.answers import answer_prompts
-from training.evaluation.forced import force_documents
+from training.evaluation.answers import Answerer, Ids, answer_prompts, answer_with_transformers
+from training.evaluation.board import write_tensorboard
+from training.evaluation.forced import Forced, force_documents
 from training.evaluation.page import write_page
 from training.evaluation.questions import Question, closed_answers, last_answer, read_questions
 from training.evaluation.recover import ConversationReader
 from training.evaluation.results import (
+    COLUMNS,
     Outcome,
     Results,
     group_outcomes,
     make_outcomes,
-    table_cells,
     write_results,
     write_scored,
-    write_tensorboard,
 )
+from training.evaluation.vllm_engine import PROMPTS_AT_A_TIME, VllmAnswerer, import_vllm
 from training.generation import Sampling
-from training.model_folder import ModelFolder, Precision, load_model_folder
+from training.model_folder import ModelFolder, Precision, base_folder, load_model_folder
 
 OF_SHARDS = "shards"  # --chat-template: that of the shard folder
+Engine = Literal["transformers", "vllm"]
+BRIEF = (
+    "loss",
+    "perplexity",
+    "token_accuracy",
+    "exact_match",
+    "rougeL",
+    "bleu",
+    "chrf",
+)  # fits into 100 columns
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
     """What the command line says. limit: so many documents, those with the lowest hash; None: all of them."""
 
-    split: str
+    splits: tuple[str, ...]
     output: Path
     sampling: Sampling
+    engine: Engine = "transformers"
     batch_size: int = 8
     limit: int | None = None
     chat_template: str | None = None
@@ -67,53 +81,81 @@ class _Asked:
 
 
 def evaluate(model: Path, shards_folder: Path, choices: Choices, console: Console) -> Results:
-    """Evaluate a model folder on a split, write everything into `choices.output`, and return the results.
+    """Evaluate a model folder on some splits, write everything into `choices.output`, and return the results.
 
     Killed and started again it goes on where it was. Raises RunError, ShardError and TokenizerError.
     """
     shards = open_shards(shards_folder)
     own = ChatTokenizer.load(shards.tokenizer_folder, None)
-    questions = _some(read_questions(shards, choices.split, own), choices.limit)
+    questions = _some(read_questions(shards, choices.splits, own), choices.limit)
+    vllm = import_vllm(model, base_folder(model)) if choices.engine == "vllm" else None
     folder = _load(model, own, choices)
     reader = ConversationReader(own)
     asked = [_ask(question, folder.tokenizer, own, reader) for question in questions]
+    prompts = {
+        question.number: one.ids[: one.prompt_length]
+        for question, one in zip(questions, asked, strict=True)
+        if one is not None and one.prompt_length is not None and question.references
+    }
+    identity = _identity(folder, shards, choices)
     choices.output.mkdir(parents=True, exist_ok=True)
     with Progress(console=console) as progress:
-        forced_bar = progress.add_task("loss of the right answers", total=len(questions))
-        known = [one for one in asked if one is not None]
-        losses = iter(
-            force_documents(
-                folder,
-                [(one.ids, one.targets) for one in known],
-                batch_size=choices.batch_size,
-                advance=lambda count: progress.advance(forced_bar, count),
-            )
-        )
-        forced = [None if one is None else next(losses) for one in asked]
-        prompts = {
-            question.number: one.ids[: one.prompt_length]
-            for question, one in zip(questions, asked, strict=True)
-            if one is not None and one.prompt_length is not None and question.references
-        }
-        answer_bar = progress.add_task("answers", total=len(prompts))
+        forced = _force(folder, asked, choices, progress)
+        if vllm is None:
+            answerer, at_a_time = answer_with_transformers(folder, choices.sampling), choices.batch_size
+        else:
+            answerer, at_a_time = _make_room_for_vllm(vllm, folder, prompts, choices), PROMPTS_AT_A_TIME
+        bar = progress.add_task("answers", total=len(prompts))
         answers = answer_prompts(
-            folder,
+            answerer,
             prompts,
-            choices.sampling,
             choices.output / "answers.jsonl",
-            identity=_identity(folder, shards, choices),
-            batch_size=choices.batch_size,
-            advance=lambda count: progress.advance(answer_bar, count),
+            identity=identity,
+            batch_size=at_a_time,
+            max_positions=folder.max_positions,
+            advance=lambda count: progress.advance(bar, count),
         )
     outcomes = make_outcomes(questions, forced, answers)
     groups = group_outcomes(outcomes, closed_answers(questions), seed=choices.sampling.seed)
     results = Results(_about(folder, shards, choices, outcomes), groups)
-    write_results(results, choices.output)
-    write_scored(outcomes, choices.output)
+    write_scored(outcomes, own, choices.output)
     write_page(results, outcomes, own, choices.output / "report.html")
+    write_results(results, choices.output)
     if choices.tensorboard is not None:
-        write_tensorboard(results, choices.tensorboard, step=choices.step or 0)
+        write_tensorboard(choices.output, choices.tensorboard, step=choices.step or 0)
     return results
+
+
+def _force(
+    folder: ModelFolder, asked: Sequence[_Asked | None], choices: Choices, progress: Progress
+) -> list[Forced | None]:
+    """Return the loss of the right answers, for each of `asked`."""
+    bar = progress.add_task("loss of the right answers", total=len(asked))
+    known = [(one.ids, one.targets) for one in asked if one is not None]
+    losses = force_documents(
+        folder, known, batch_size=choices.batch_size, advance=lambda count: progress.advance(bar, count)
+    )
+    found = iter(losses)
+    return [None if one is None else next(found) for one in asked]
+
+
+def _make_room_for_vllm(
+    vllm: Any, folder: ModelFolder, prompts: Mapping[int, Ids], choices: Choices
+) -> Answerer:
+    """Return vLLM, and leave the GPU to it: the weights that the loss was measured with are let go."""
+    longest = max((len(ids) for ids in prompts.values()), default=0) + choices.sampling.max_new_tokens
+    dtype = folder.model.dtype
+    folder.model.to("meta")
+    gc.collect()
+    torch.cuda.empty_cache()
+    return VllmAnswerer(
+        vllm,
+        folder.path,
+        folder.tokenizer,
+        choices.sampling,
+        dtype=dtype,
+        max_length=min(folder.max_positions, longest),
+    )
 
 
 def _some(questions: Sequence[Question], limit: int | None) -> list[Question]:
@@ -167,7 +209,8 @@ def _identity(folder: ModelFolder, shards: Shards, choices: Choices) -> str:
             "weights": [base_fingerprint(place) for place in weights],
             "tokenizer": folder.tokenizer.fingerprint,
             "shards": shards.fingerprint,
-            "split": choices.split,
+            "split": choices.splits,
+            "engine": _engine(choices),
             "limit": choices.limit,
             "sampling": drawn,
             "batch_size": choices.batch_size,
@@ -183,7 +226,8 @@ def _about(
     about: dict[str, Any] = {
         "model": str(folder.path),
         "shards": str(shards.folder),
-        "split": choices.split,
+        "split": "+".join(choices.splits),
+        "engine": _engine(choices),
         "documents": len(outcomes),
         "answers": sum(outcome.answer is not None for outcome in outcomes),
         "without a whole answer to compare with": sum(
@@ -202,16 +246,31 @@ def _about(
     return about
 
 
+def _engine(choices: Choices) -> str:
+    """Return what makes the answers; of vLLM also which one, since its kernels change what they round."""
+    return f"vllm {importlib.metadata.version('vllm')}" if choices.engine == "vllm" else choices.engine
+
+
 def print_results(results: Results, output: Path, console: Console) -> None:
-    """Print the scores of all documents, families and sources, and where the rest lies."""
-    groups = [group for group in results.groups if group.kind in ("all", "family", "source")]
-    head, *rows = table_cells(groups, "", intervals=False)
+    """Print the scores of all documents, splits, families and sources, and where the rest lies."""
+    groups = [group for group in results.groups if group.kind in ("all", "split", "family", "source")]
+    shown = [
+        column
+        for column in COLUMNS
+        if column[0] in BRIEF and any(column[0] in group.scores for group in groups)
+    ]
     table = Table(title=f"{results.about['split']} of {results.about['shards']}", title_justify="left")
-    for number, cell in enumerate(["", *head]):
+    for number, cell in enumerate(["", "", "answers", *(title for _, title, _ in shown)]):
         table.add_column(cell, justify="right" if number > 1 else "left", overflow="fold")
-    for group, row in zip(groups, rows, strict=True):
-        table.add_row(*(["", "all"] if group.kind == "all" else [group.kind, row[0]]), *row[1:])
+    for group in groups:
+        cells = [
+            form.format(group.scores[key].value) if key in group.scores else "–" for key, _, form in shown
+        ]
+        name = ["", "all"] if group.kind == "all" else [group.kind, group.name]
+        table.add_row(*name, f"{group.answers:,}", *cells)
     console.print(table)
+    about = results.about
     console.print(
-        f"confidence intervals, tasks and every answer: {output / 'report.html'}, {output / 'results.md'}"
+        f"{about['answers']:,} of {about['documents']:,} documents have an answer; confidence intervals, tasks and "
+        f"every answer: {output / 'report.html'}, {output / 'results.md'}"
     )

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_tools.errors import RunError
-from training.evaluation.results import KINDS, SCORED_FILE, Group, Results, read_results
+from training.evaluation.results import KINDS, SCORED_FILE, Group, Results, read_results, read_scored
 from training.evaluation.scores import Interval, paired_difference
 
 LOWER_IS_BETTER = ("loss", "perplexity")
@@ -54,11 +54,7 @@ def compare(a: Path, b: Path, *, metric: str, seed: int) -> list[Change]:
 
 def _read_scored(folder: Path, metric: str) -> dict[int, tuple[set[tuple[str, str]], float]]:
     """Return of each answered question the groups that it is in and its score."""
-    file = folder / SCORED_FILE
-    try:
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: cannot be read: {error}; expected the folder of an evaluation") from None
+    lines = read_scored(folder)
     found = {}
     for line in lines:
         if metric in line["scores"]:
@@ -67,14 +63,14 @@ def _read_scored(folder: Path, metric: str) -> dict[int, tuple[set[tuple[str, st
     if not found:
         known = sorted({key for line in lines for key in line["scores"]})
         raise RunError(
-            f"--metric: {file}: got {metric!r}; expected one of {', '.join(known) or 'none at all'}"
+            f"--metric: {folder / SCORED_FILE}: got {metric!r}; expected one of {', '.join(known) or 'none at all'}"
         )
     return found
 
 
 def change_table(changes: Sequence[Change], a: Path, b: Path, *, metric: str) -> Table:
     """Return changes as a table for the terminal; a star marks p < 0.05."""
-    table = Table(title=f"{metric}: A = {a}, B = {b}", title_justify="left")
+    table = Table(title=f"{metric}, mean of documents: A = {a}, B = {b}", title_justify="left")
     for name in ("", "group", "answers", "A", "B", "B - A [95 %]", "p"):
         table.add_column(name, justify="left" if name in ("", "group") else "right", overflow="fold")
     for change in changes:

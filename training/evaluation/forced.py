@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from training.model_folder import ModelFolder
 
+Document = tuple[NDArray[np.int32], NDArray[np.bool_]]  # ids [T], targets [T]
+
 
 @dataclass(frozen=True, slots=True)
 class Forced:
@@ -23,12 +25,12 @@ class Forced:
 @torch.inference_mode()
 def force_documents(
     folder: ModelFolder,
-    documents: Sequence[tuple[NDArray[np.int32], NDArray[np.bool_]]],
+    documents: Sequence[Document],
     *,
     batch_size: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Forced | None]:
-    """Return the loss of each document (ids int32 [T], targets bool [T]); None for one the model has no positions for.
+    """Return the loss of each document; None for one the model has no positions for.
 
     Documents of like length share a batch, padded on the right: what is before a token does not see the padding.
     """
@@ -38,27 +40,44 @@ def force_documents(
     advance(len(documents) - len(order))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        longest = max(len(documents[n][0]) for n in batch)
-        ids = torch.full((len(batch), longest), folder.tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, n in enumerate(batch):
-            length = len(documents[n][0])
-            ids[row, :length] = torch.tensor(documents[n][0].tolist())
-            mask[row, :length] = 1
-        logits = folder.model(
-            input_ids=ids.to(folder.device), attention_mask=mask.to(folder.device), use_cache=False
-        ).logits
-        logits = logits[:, -longest:]  # behind the virtual tokens of prompt tuning
-        for row, n in enumerate(batch):
-            found[n] = _score(logits[row], *documents[n])
+        of_documents = _target_logits(folder, [documents[n] for n in batch])
+        for n, logits in zip(batch, of_documents, strict=True):
+            found[n] = _score(logits, *documents[n])
         advance(len(batch))
     return found
 
 
+def _target_logits(folder: ModelFolder, documents: Sequence[Document]) -> tuple[torch.Tensor, ...]:
+    """Return what the model foretells of each document's targets: logits [targets, vocabulary]."""
+    longest = max(len(ids) for ids, _ in documents)
+    ids = torch.full((len(documents), longest), folder.tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for row, (some, _) in enumerate(documents):
+        ids[row, : len(some)] = torch.tensor(some.tolist())
+        mask[row, : len(some)] = 1
+    counts = [int(targets.sum()) for _, targets in documents]
+    rows = torch.arange(len(documents)).repeat_interleave(torch.tensor(counts))
+    places = [place for _, targets in documents for place in np.flatnonzero(targets).tolist()]
+    # From the end, since the virtual tokens of prompt tuning stand before the first one.
+    before = torch.tensor(places, dtype=torch.long) - 1 - longest
+
+    def keep_targets(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return given[0][rows, before]
+
+    # The head gets the positions before targets alone: over all of them its logits are the largest tensor by far.
+    hook = folder.model.get_output_embeddings().register_forward_pre_hook(keep_targets)
+    try:
+        logits = folder.model(
+            input_ids=ids.to(folder.device), attention_mask=mask.to(folder.device), use_cache=False
+        ).logits
+    finally:
+        hook.remove()
+    return torch.split(logits, counts)
+
+
 def _score(logits: torch.Tensor, ids: NDArray[np.int32], targets: NDArray[np.bool_]) -> Forced:
-    at = torch.tensor(np.flatnonzero(targets).tolist(), device=logits.device)
     labels = torch.tensor(ids[targets].tolist(), device=logits.device)
-    before = logits[at - 1].float()
-    loss = F.cross_entropy(before, labels, reduction="sum").double()
-    hits = (before.argmax(-1) == labels).sum()
+    exact = logits.float()
+    loss = F.cross_entropy(exact, labels, reduction="sum").double()
+    hits = (exact.argmax(-1) == labels).sum()
     return Forced(float(loss), int(hits), len(labels))

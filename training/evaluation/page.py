@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from data_tools.chat import ChatTokenizer
-from training.evaluation.results import KINDS, Outcome, Results, table_cells
+from training.evaluation.results import KINDS, Outcome, Results, class_cells, shown_prompt, table_cells
 
 TEMPLATES = Path(__file__).parent / "html"
 MOST_SHOWN = 2000  # a browser takes a few megabytes of text with ease
@@ -31,7 +31,7 @@ def write_page(results: Results, outcomes: Sequence[Outcome], tokenizer: ChatTok
     page = environment.get_template("page.html.jinja").render(
         about=results.about,
         tables=tables,
-        classes=[(group.name, group.classes) for group in results.groups if group.classes],
+        classes=[(group.name, class_cells(group.classes)) for group in results.groups if group.classes],
         shown=len(worst),
         total=len(answered),
         data=Markup(data),
@@ -57,7 +57,7 @@ def _shown(outcome: Outcome, tokenizer: ChatTokenizer) -> dict[str, Any]:
         "family": question.family,
         "language": question.language,
         "origin": question.origin,
-        "prompt": tokenizer.decode(question.ids[: question.prompt_length]),
+        "prompt": shown_prompt(question, tokenizer),
         "references": question.references,
         "answer": outcome.answer,
         "exact": scores["exact_match"],

@@ -1,4 +1,4 @@
-"""The held-out conversations of a split as questions: what a model is asked, and which answers are right."""
+"""The held-out conversations of one or more splits as questions: what a model is asked, and which answers are right."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Question:
     """One document of a split, ids in the shards' tokenizer.
 
     ids int32 [T] and targets bool [T] are the whole document; prompt_length: the tokens before its last answer, None
-    where there is no whole answer to compare with (raw text, a document that was cut). number: its place in the split.
+    where there is no whole answer to compare with (raw text, a document that was cut). number: its place in the splits.
     """
 
     number: int
@@ -33,6 +33,7 @@ class Question:
     targets: NDArray[np.bool_]
     prompt_length: int | None
     references: tuple[str, ...]
+    split: str
     family: str
     source: str
     task: str
@@ -41,18 +42,19 @@ class Question:
     origin: str
 
 
-def read_questions(shards: Shards, split: str, tokenizer: ChatTokenizer) -> list[Question]:
-    """Return the documents of a split in the order of its packs. `tokenizer` is that of the shards.
+def read_questions(shards: Shards, splits: Sequence[str], tokenizer: ChatTokenizer) -> list[Question]:
+    """Return the documents of splits, each in the order of its packs. `tokenizer` is that of the shards.
 
     Raises RunError for a split that is absent or empty.
     """
     present = [name for name, found in shards.splits.items() if found.num_packs]
-    if split not in present:
-        raise RunError(
-            f"--split: nothing to evaluate on in {shards.folder}: got {split!r}; expected one of "
-            f"{', '.join(present)}{did_you_mean(split, present)}"
-        )
-    documents = list(_documents(shards, split))
+    for split in splits:
+        if split not in present:
+            raise RunError(
+                f"--split: nothing to evaluate on in {shards.folder}: got {split!r}; expected one of "
+                f"{', '.join(present)}{did_you_mean(split, present)}"
+            )
+    documents = [document for split in dict.fromkeys(splits) for document in _documents(shards, split)]
     known = _rows(shards, {document.row for document in documents})
     return [
         _question(number, document, shards.tasks[document.task], known[document.row], tokenizer)
@@ -66,6 +68,7 @@ class _Document:
 
     ids: NDArray[np.unsignedinteger[Any]]
     targets: NDArray[np.bool_]
+    split: str
     task: int
     row: int
 
@@ -76,7 +79,7 @@ def _documents(shards: Shards, split: str) -> Iterator[_Document]:
         ends = np.cumsum(pack.seq_lengths)
         for end, length, task, row in zip(ends, pack.seq_lengths, pack.task_ids, pack.row_ids, strict=True):
             tokens = slice(end - length, end)
-            yield _Document(pack.input_ids[tokens], pack.targets[tokens], int(task), int(row))
+            yield _Document(pack.input_ids[tokens], pack.targets[tokens], split, int(task), int(row))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ def _question(
         targets=document.targets,
         prompt_length=start,
         references=references,
+        split=document.split,
         family=task.family,
         source=task.source,
         task=task.name,

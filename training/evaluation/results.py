@@ -5,10 +5,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pydantic
 
+from data_tools.chat import ChatTokenizer
 from data_tools.errors import RunError
 from training.evaluation.forced import Forced
 from training.evaluation.places import FILE_NAME
@@ -25,11 +26,8 @@ from training.evaluation.scores import (
     score_answer,
 )
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
 SCORED_FILE = "scored.jsonl"
-KINDS = ("all", "family", "source", "category", "task")
+KINDS = ("all", "split", "family", "source", "category", "task")
 PER_ANSWER = ("exact_match", "rouge1", "rouge2", "rougeL")
 # What the table shows of each group, and how.
 COLUMNS = (
@@ -37,6 +35,8 @@ COLUMNS = (
     ("perplexity", "ppl", "{:.2f}"),
     ("token_accuracy", "tokens right", "{:.1%}"),
     ("exact_match", "exact", "{:.1%}"),
+    ("rouge1", "ROUGE-1", "{:.3f}"),
+    ("rouge2", "ROUGE-2", "{:.3f}"),
     ("rougeL", "ROUGE-L", "{:.3f}"),
     ("bleu", "BLEU", "{:.1f}"),
     ("chrf", "chrF", "{:.1f}"),
@@ -95,17 +95,18 @@ def make_outcomes(
 
 def group_names(question: Question) -> tuple[str, ...]:
     """Return the name of the group of each kind that a question is in; empty where there is none."""
-    return ("all", question.family, question.source, question.category, question.task)
+    return ("all", question.split, question.family, question.source, question.category, question.task)
 
 
 def group_outcomes(
     outcomes: Sequence[Outcome], classes: Mapping[str, tuple[str, ...]], *, seed: int
 ) -> list[Group]:
-    """Return the scores of all documents together, and of each family, source, category and task."""
+    """Return the scores of all documents together, and of each split, family, source, category and task."""
+    one_split = len({outcome.question.split for outcome in outcomes}) == 1
     members: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
         for kind, name in zip(KINDS, group_names(outcome.question), strict=True):
-            if name:
+            if name and not (kind == "split" and one_split):  # of which "all" says the same
                 members.setdefault((kind, name), []).append(outcome)
     order = sorted(members, key=lambda place: (KINDS.index(place[0]), place[1]))
     return [_group(kind, name, members[kind, name], classes, seed=seed) for kind, name in order]
@@ -155,8 +156,11 @@ def write_results(results: Results, folder: Path) -> Path:
     return path
 
 
-def write_scored(outcomes: Sequence[Outcome], folder: Path) -> None:
-    """Write what became of each question, one a line: its groups in the order of `KINDS`, its answer and scores."""
+def write_scored(outcomes: Sequence[Outcome], tokenizer: ChatTokenizer, folder: Path) -> None:
+    """Write what became of each question, one a line: its groups in the order of `KINDS`, its answer and scores.
+
+    `tokenizer` is that of the shards, in whose tokens the questions are.
+    """
     partial = folder / f"{SCORED_FILE}.partial"
     with partial.open("w", encoding="utf-8") as file:
         for outcome in outcomes:
@@ -167,6 +171,7 @@ def write_scored(outcomes: Sequence[Outcome], folder: Path) -> None:
                 "number": outcome.question.number,
                 "origin": outcome.question.origin,
                 "groups": group_names(outcome.question),
+                "prompt": shown_prompt(outcome.question, tokenizer),
                 "references": outcome.question.references,
                 "answer": outcome.answer,
                 "scores": scores,
@@ -175,20 +180,20 @@ def write_scored(outcomes: Sequence[Outcome], folder: Path) -> None:
     partial.replace(folder / SCORED_FILE)
 
 
-def write_tensorboard(results: Results, folder: Path, *, step: int) -> None:
-    """Add the scores to a TensorBoard folder, such as that of the run, at a step: `eval_test/task_NAME_exact_match`."""
-    from torch.utils.tensorboard import SummaryWriter
+def shown_prompt(question: Question, tokenizer: ChatTokenizer) -> str | None:
+    """Return the text before a question's last answer, as the chat template of the shards writes it."""
+    return (
+        None if question.prompt_length is None else tokenizer.decode(question.ids[: question.prompt_length])
+    )
 
-    with SummaryWriter(str(folder)) as board:
-        add_scores(board, results, step=step)
 
-
-def add_scores(board: "SummaryWriter", results: Results, *, step: int) -> None:
-    """Add the scores of all groups to an open TensorBoard folder, as `write_tensorboard` names them."""
-    for group in results.groups:
-        place = "" if group.kind == "all" else f"{group.kind}_{group.name}_"
-        for key, score in group.scores.items():
-            board.add_scalar(f"eval_{results.about['split']}/{place}{key}", score.value, step)
+def read_scored(folder: Path) -> list[dict[str, Any]]:
+    """Read what `write_scored` wrote. Raises RunError."""
+    file = folder / SCORED_FILE
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: cannot be read: {error}; expected the folder of an evaluation") from None
 
 
 _RESULTS_TYPE = pydantic.TypeAdapter(Results)
@@ -215,27 +220,39 @@ def markdown(results: Results) -> str:
     for kind in KINDS:
         groups = [group for group in results.groups if group.kind == kind]
         if groups:
-            lines += ["", *table(groups, kind)]
+            lines += ["", *table(table_cells(groups, kind))]
+    for group in results.groups:
+        if group.classes:
+            lines += ["", f"Classes of {group.name}:", "", *table(class_cells(group.classes))]
     return "\n".join(lines) + "\n"
 
 
-def table(groups: Sequence[Group], kind: str) -> list[str]:
-    """Return the lines of a Markdown table: a row a group, each score with its confidence interval."""
-    head, *rows = table_cells(groups, kind)
-    cells = [head, ["---", *("---:" for _ in head[1:])], *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
+def table(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table from its head and its rows."""
+    head, *rows = cells
+    ruled = [head, ["---", *("---:" for _ in head[1:])], *rows]
+    return [
+        "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in row) + " |" for row in ruled
+    ]
 
 
-def table_cells(groups: Sequence[Group], kind: str, *, intervals: bool = True) -> list[list[str]]:
-    """Return the head and the rows of a table of groups."""
+def table_cells(groups: Sequence[Group], kind: str) -> list[list[str]]:
+    """Return the head and the rows of a table of groups, each score with its confidence interval."""
     shown = [column for column in COLUMNS if any(column[0] in group.scores for group in groups)]
     rows = [[kind, "documents", "answers", *(title for _, title, _ in shown)]]
     for group in groups:
-        found = [group.scores.get(key) for key, _, _ in shown]
-        if not intervals:
-            found = [score and Interval(score.value) for score in found]
-        scores = [format_interval(score, form) for score, (_, _, form) in zip(found, shown, strict=True)]
+        scores = [format_interval(group.scores.get(key), form) for key, _, form in shown]
         rows.append([group.name, f"{group.documents:,}", f"{group.answers:,}", *scores])
+    return rows
+
+
+def class_cells(classes: Sequence[ClassScore]) -> list[list[str]]:
+    """Return the head and the rows of a table of classes."""
+    rows = [["class", "precision", "recall", "F1", "answers of it"]]
+    for one in classes:
+        rows.append(
+            [one.name, *(f"{value:.3f}" for value in (one.precision, one.recall, one.f1)), f"{one.support:,}"]
+        )
     return rows
 
 

@@ -18,6 +18,7 @@ from training.evaluation.words import WordTokenizer, cut_for_bleu
 
 RESAMPLES = 1000
 ROUGE = ("rouge1", "rouge2", "rougeL")
+BLEU_WORDS = 4  # in a row, at most
 # So many resampled values are held at once.
 MOST_RESAMPLED = 2_000_000
 _ROUGE_SCORER = RougeScorer(list(ROUGE), tokenizer=WordTokenizer())
@@ -79,13 +80,16 @@ def ratio_interval(
 def corpus_scores(
     answers: Sequence[str], references: Sequence[Sequence[str]], *, seed: int
 ) -> dict[str, Interval]:
-    """Return `bleu` and `chrf` (0 to 100) of answers [N] with the references of each, as many as there are."""
-    cut = [cut_for_bleu(answer) for answer in answers]
+    """Return `bleu` and `chrf` (0 to 100) of answers [N] with the references of each, as many as there are.
+
+    There is no `bleu` where no reference has four words: it counts four in a row, and right answers would score 0.
+    """
     cut_references = [[cut_for_bleu(reference) for reference in some] for some in references]
-    return {
-        "bleu": _corpus_interval(BLEU(tokenize="none", force=True), cut, cut_references, seed=seed),
-        "chrf": _corpus_interval(CHRF(), answers, references, seed=seed),
-    }
+    found = {"chrf": _corpus_interval(CHRF(), answers, references, seed=seed)}
+    if any(len(reference.split()) >= BLEU_WORDS for some in cut_references for reference in some):
+        cut = [cut_for_bleu(answer) for answer in answers]
+        found["bleu"] = _corpus_interval(BLEU(tokenize="none", force=True), cut, cut_references, seed=seed)
+    return found
 
 
 def _corpus_interval(

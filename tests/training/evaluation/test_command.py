@@ -76,7 +76,7 @@ def plain_loss(project: Path) -> float:
     model = AutoModelForCausalLM.from_pretrained(project / "model", dtype=torch.float32)
     tokenizer = ChatTokenizer.load(project / "model", None)
     total = count = 0.0
-    for question in read_questions(open_shards(project / "shards"), "test", tokenizer):
+    for question in read_questions(open_shards(project / "shards"), ["test"], tokenizer):
         ids = torch.tensor(question.ids.tolist())[None]
         labels = ids.masked_fill(~torch.tensor(question.targets.tolist()), -100)
         with torch.no_grad():
@@ -150,7 +150,7 @@ def test_another_template_is_asked_in_its_own_words(project: Path, tmp_path: Pat
 def test_conversations_are_recovered_from_their_tokens(project: Path) -> None:
     tokenizer = ChatTokenizer.load(project / "model", None)
     reader = ConversationReader(tokenizer)
-    questions = read_questions(open_shards(project / "shards"), "test", tokenizer)
+    questions = read_questions(open_shards(project / "shards"), ["test"], tokenizer)
     for question in questions:
         messages = reader.read(question.ids)
         assert messages is not None
@@ -160,7 +160,7 @@ def test_conversations_are_recovered_from_their_tokens(project: Path) -> None:
 
 def test_a_closed_set_of_answers_is_told_by_its_size(project: Path) -> None:
     tokenizer = ChatTokenizer.load(project / "model", None)
-    questions = read_questions(open_shards(project / "shards"), "test", tokenizer)
+    questions = read_questions(open_shards(project / "shards"), ["test"], tokenizer)
     assert closed_answers(questions) == {}  # they belong to no task
 
 
