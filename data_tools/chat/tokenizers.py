@@ -137,7 +137,8 @@ def choose_template(loaded: LoadedTokenizer, setting: str | None) -> tuple[str, 
         if loaded.template is None:
             raise TokenizerError(
                 f"chat_template: the tokenizer has none of its own: got null, {loaded.folder}; "
-                f"expected one of {', '.join(names)}, or a .jinja file; do: set chat_template"
+                f"expected one of {', '.join(names)}, or a .jinja file; "
+                "do: set chat_template in data.yaml, or give --chat-template to eval and chat"
             )
         return loaded.template, f"chat template of {loaded.folder}"
     if setting in names:

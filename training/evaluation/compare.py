@@ -114,7 +114,17 @@ def make_matrix(folders: Sequence[Path], *, metric: str) -> Matrix:
         raise RunError(
             f"--metric: no evaluation has it: got {metric!r}; expected one such as exact_match or loss"
         )
-    return Matrix(metric, [str(found.about["model"]) for found in results], rows)
+    return Matrix(metric, distinct_names(folders), rows)
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Return of each path what tells it from the others: runs/a/test and runs/b/test are a and b."""
+    parts = [list(path.absolute().parts) for path in paths]
+    for end in (0, -1):
+        while all(len(some) > 1 for some in parts) and len({some[end] for some in parts}) == 1:
+            for some in parts:
+                del some[end]
+    return ["/".join(some) for some in parts]
 
 
 def _value(results: Results, kind: str, name: str, metric: str) -> float | None:
@@ -125,8 +135,10 @@ def _value(results: Results, kind: str, name: str, metric: str) -> float | None:
 
 def matrix_markdown(matrix: Matrix) -> str:
     """Return a matrix as a Markdown table; the last column says what the last evaluation has lost."""
-    names = [f"{number}: {Path(name).name}" for number, name in enumerate(matrix.columns, 1)]
-    rows = [["", "group", *names, "forgotten"], ["---", "---", *("---:" for _ in range(len(names) + 1))]]
+    rows = [
+        ["", "group", *matrix.columns, "forgotten"],
+        ["---", "---", *("---:" for _ in range(len(matrix.columns) + 1))],
+    ]
     for kind, name, values in matrix.rows:
         rows.append([kind, name, *map(_shown, values), _shown(matrix.forgotten(values))])
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]

@@ -76,7 +76,7 @@ def _target_logits(folder: ModelFolder, documents: Sequence[Document]) -> tuple[
 
 
 def _score(logits: torch.Tensor, ids: NDArray[np.int32], targets: NDArray[np.bool_]) -> Forced:
-    labels = torch.tensor(ids[targets].tolist(), device=logits.device)
+    labels = torch.tensor(ids[targets].tolist(), dtype=torch.long, device=logits.device)
     exact = logits.float()
     loss = F.cross_entropy(exact, labels, reduction="sum").double()
     hits = (exact.argmax(-1) == labels).sum()

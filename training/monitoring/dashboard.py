@@ -60,7 +60,10 @@ COMPARED = (
     *("optim.name", "optim.lr", "optim.schedule", "optim.warmup", "optim.weight_decay", "optim.clip"),
     *("batch.packs_per_step", "batch.micro_packs", "tuning.method", "tuning.rank"),
 )
-FINAL_METRICS = ("train/loss", "speed/tokens_per_second", "memory/host_gib", "memory/device_peak_gib")
+FINAL_METRICS = (
+    *("train/loss", "speed/tokens_per_second", "memory/host_gib", "memory/device_peak_gib"),
+    *("eval_test/exact_match", "eval_test/rougeL"),  # of `shardtune eval`, where they have been added
+)
 
 
 def layout() -> dict[str, dict[str, list[Any]]]:

@@ -20,7 +20,7 @@ from data_tools.settings import load_data_settings
 from data_tools.shards import open_shards
 from tests.training.small_run import make_small_run
 from training.cli import app
-from training.evaluation.compare import compare, make_matrix
+from training.evaluation.compare import compare, distinct_names, make_matrix
 from training.evaluation.questions import closed_answers, read_questions
 from training.evaluation.recover import ConversationReader
 from training.evaluation.results import read_results
@@ -69,6 +69,30 @@ def test_results_tables_page_and_tensorboard(project: Path, tmp_path: Path) -> N
 
     loss = plain_loss(project)
     assert whole.scores["loss"].value == pytest.approx(loss, abs=1e-5)
+
+
+def test_several_splits_together_and_each_alone(project: Path, tmp_path: Path) -> None:
+    splits = ("--split", "test", "--split", "validation")
+    made = shardtune(
+        *(
+            project / "model",
+            project / "shards",
+            *splits,
+            "--max-new-tokens",
+            4,
+            "--output",
+            tmp_path / "out",
+        ),
+    )
+    assert made.returncode == 0, made.stderr
+    results = read_results(tmp_path / "out")
+    assert results.about["split"] == "test+validation"
+    whole, *parts = [group for group in results.groups if group.kind in ("all", "split")]
+    assert [part.name for part in parts] == ["test", "validation"]
+    assert whole.documents == sum(part.documents for part in parts)
+    assert parts[0].scores["loss"].value == pytest.approx(plain_loss(project), abs=1e-5)
+    assert "| split | documents |" in (tmp_path / "out" / "results.md").read_text()
+    assert "validation" in made.stdout
 
 
 def plain_loss(project: Path) -> float:
@@ -140,6 +164,7 @@ def test_another_template_is_asked_in_its_own_words(project: Path, tmp_path: Pat
     bare = shardtune(other, project / "shards", "--output", tmp_path / "b")
     assert bare.returncode == 2
     assert "chat_template: the tokenizer has none of its own" in bare.stderr
+    assert "give --chat-template" in bare.stderr
     as_packed = ("--chat-template", "shards", "--max-new-tokens", 4)
     assert shardtune(other, project / "shards", *as_packed, "--output", tmp_path / "b").returncode == 0
     shardtune(project / "model", project / "shards", *as_packed[2:], "--output", tmp_path / "c")
@@ -177,6 +202,7 @@ def test_two_evaluations_side_by_side(project: Path, tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "single_turn" in shown.stdout
     matrix = make_matrix([a, b, a], metric="chrf")
+    assert matrix.columns == ["a", "b", "a"]
     assert matrix.rows[0][2][0] == matrix.rows[0][2][2]
     assert matrix.forgotten([50.0, 60.0, 45.0]) == 15.0
     assert shardtune("--matrix", tmp_path / "m.md", a, b).returncode == 0
@@ -185,6 +211,13 @@ def test_two_evaluations_side_by_side(project: Path, tmp_path: Path) -> None:
         make_matrix([a, b], metric="beauty")
     with pytest.raises(RunError, match="expected one of exact_match"):
         compare(a, b, metric="beauty", seed=1)
+
+
+def test_columns_of_a_matrix_are_named_by_what_tells_them_apart() -> None:
+    steps = [Path(f"runs/demo/evaluation/step-{step}/test") for step in (1, 2)]
+    assert distinct_names(steps) == ["step-1", "step-2"]
+    assert distinct_names([Path("x"), Path("x/y")]) == ["x", "x/y"]
+    assert distinct_names([Path("x"), Path("x")]) == ["x", "x"]
 
 
 def test_answers_of_another_way_of_drawing_are_not_mixed_in(project: Path, tmp_path: Path) -> None:

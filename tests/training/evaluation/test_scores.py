@@ -53,6 +53,11 @@ def test_corpus_scores_are_sacrebleus() -> None:
     assert corpus_scores(ANSWERS, REFERENCES, seed=1) == found
 
 
+def test_there_is_no_bleu_where_no_right_answer_has_four_words() -> None:
+    assert sorted(corpus_scores(["red", "blue"], [["red"], ["blue"]], seed=1)) == ["chrf"]
+    assert sorted(corpus_scores(["红色的花"], [["红色的花"]], seed=1)) == ["bleu", "chrf"]
+
+
 def test_chinese_corpus_scores_are_sacrebleus() -> None:
     answers, references = ["我喜欢吃红苹果。", "你好吗?"], ["我喜欢吃绿苹果。", "你还好吗?"]
     found = corpus_scores(answers, [[one] for one in references], seed=1)
