@@ -108,7 +108,7 @@ def describe_settings(
 ) -> dict[str, Any]:
     """Return the settings for the index: paths are replaced by the names of the files below them.
 
-    A folder that is replayed is named by its fingerprint. Licences stand with the sources' accounts: they change no pack.
+    A folder that is replayed is named by its fingerprint. Licences stand with the accounts of the sources.
     """
     described = settings.model_dump(mode="json", exclude=NOT_DESCRIBED)
     if settings.chat_template and settings.chat_template.endswith(".jinja"):

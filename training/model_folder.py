@@ -14,6 +14,7 @@ import torch
 
 from data_tools.chat import ChatTokenizer
 from data_tools.errors import RunError
+from training.quantized import check_library, is_quantized
 
 Precision = Literal["auto", "bf16", "fp32"]
 ADAPTER_CONFIG = "adapter_config.json"
@@ -44,22 +45,26 @@ def load_model_folder(
     chat_template: str | None = None,
     device: str | None = None,
     precision: Precision = "auto",
+    dequantize: bool = False,
 ) -> ModelFolder:
     """Load a model folder for generation on `device` (None: a GPU if there is one).
 
-    precision `auto`: what the folder was saved in on a GPU, float32 on a CPU, which is the faster there. Raises
-    RunError and TokenizerError.
+    precision `auto`: what the folder was saved in on a GPU, float32 on a CPU, which is the faster there. dequantize:
+    int8 weights of `shardtune export` become plain ones at once, not in the first forward. Raises RunError and
+    TokenizerError.
     """
     base = base_folder(path)
     tokenizer = ChatTokenizer.load(tokenizer_folder(path, base), chat_template)
     place = _choose_device(device)
+    if is_quantized(base):
+        check_library(str(base))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
     from transformers import AutoConfig
 
     from training.tuning.load import load_exported
 
     config = AutoConfig.from_pretrained(base)
-    model = load_exported(path, _choose_dtype(precision, config, place)).to(place)
+    model = load_exported(path, _choose_dtype(precision, config, place), dequantize=dequantize).to(place)
     return ModelFolder(
         path, base, model, tokenizer, place, getattr(config, "max_position_embeddings", NO_LIMIT)
     )
