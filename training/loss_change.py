@@ -57,7 +57,7 @@ def measure_change(
     """
     shards = open_shards(shards_folder)
     name = next(name for name in SPLITS if name in shards.splits and shards.splits[name].num_packs)
-    model = load_model_folder(folder, dequantize=True)
+    model = load_model_folder(folder)
     documents = _some_documents(shards.splits[name], max_tokens, model.max_positions)
     if not documents:
         raise RunError(
@@ -95,9 +95,9 @@ def _loss(model: ModelFolder, documents: list[Document]) -> tuple[float, int]:
     return sum(one.loss for one in forced) / tokens, tokens
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _put_weights(model: nn.Module, plain: RoundedTensors) -> None:
-    parameters = dict(model.named_parameters())
-    assert parameters.keys() == plain.specs.keys(), parameters.keys() ^ plain.specs.keys()
-    for name, parameter in parameters.items():
-        parameter.copy_(plain.tensor(name))
+    """Put plain weights in place of those that the first forward has made of the int8 ones."""
+    parameters = dict(model.named_parameters())  # beside them their scales, which are not used any more
+    for name in plain.specs:
+        parameters[name].copy_(plain.tensor(name))

@@ -45,13 +45,11 @@ def load_model_folder(
     chat_template: str | None = None,
     device: str | None = None,
     precision: Precision = "auto",
-    dequantize: bool = False,
 ) -> ModelFolder:
     """Load a model folder for generation on `device` (None: a GPU if there is one).
 
-    precision `auto`: what the folder was saved in on a GPU, float32 on a CPU, which is the faster there. dequantize:
-    int8 weights of `shardtune export` become plain ones at once, not in the first forward. Raises RunError and
-    TokenizerError.
+    precision `auto`: what the folder was saved in on a GPU, float32 on a CPU, which is the faster there. Raises
+    RunError and TokenizerError.
     """
     base = base_folder(path)
     tokenizer = ChatTokenizer.load(tokenizer_folder(path, base), chat_template)
@@ -64,7 +62,7 @@ def load_model_folder(
     from training.tuning.load import load_exported
 
     config = AutoConfig.from_pretrained(base)
-    model = load_exported(path, _choose_dtype(precision, config, place), dequantize=dequantize).to(place)
+    model = load_exported(path, _choose_dtype(precision, config, place)).to(place)
     return ModelFolder(
         path, base, model, tokenizer, place, getattr(config, "max_position_embeddings", NO_LIMIT)
     )

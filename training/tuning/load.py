@@ -2,11 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from training.tuning.adapter_files import CONFIG, PROVENANCE
 from training.tuning.bottleneck import load_adapter
@@ -14,18 +13,13 @@ from training.tuning.methods import keep_quantized_layers_training, quantization
 from training.tuning.settings import AdapterTuning, QloraTuning
 
 
-def load_exported(
-    folder: Path, dtype: torch.dtype, *, dequantize: bool = False
-) -> PreTrainedModel | PeftModel:
+def load_exported(folder: Path, dtype: torch.dtype) -> PreTrainedModel | PeftModel:
     """Return the model of a folder in evaluation mode: a whole one, or an adapter of peft's or of `shardtune export`.
 
-    With virtual tokens (prompt tuning) its logits begin with those of them. dequantize: see load_model_folder.
+    With virtual tokens (prompt tuning) its logits begin with those of them.
     """
     if not (folder / CONFIG).exists():
-        whole: dict[str, Any] = {"dtype": dtype}
-        if dequantize:
-            whole["quantization_config"] = CompressedTensorsConfig(dequantize=True)
-        return AutoModelForCausalLM.from_pretrained(folder, **whole).eval()
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     base = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
     made = json.loads((folder / PROVENANCE).read_text("utf-8")) if (folder / PROVENANCE).exists() else {}
     options = {"dtype": dtype}
