@@ -90,6 +90,7 @@ def account(
             cut_target_tokens=cut_targets[i],
             escaped=table.escaped[i],
             rewritten=table.rewritten[i],
+            license=settings.sources[i].license,
         )
         for i in range(num_sources)
     ]

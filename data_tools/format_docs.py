@@ -61,6 +61,8 @@ def _table(entries: Sequence[Format]) -> Iterator[str]:
 def _section(entry: Format) -> Iterator[str]:
     yield f"## {entry.name}\n"
     yield f"{_prose(entry.summary)}.\n"
+    if entry.license:
+        yield f"Licence of the published dataset: {_prose(entry.license)}.\n"
     yield "| field | meaning |"
     yield "|---|---|"
     for field, meaning in entry.fields:

@@ -49,6 +49,8 @@ from data_tools.workers import map_jobs
 
 logger = logging.getLogger(__name__)
 
+# What of the settings is no part of what makes the shards.
+NOT_DESCRIBED: dict[str, Any] = {"output": True, "tokenizer": True, "sources": {"__all__": {"license"}}}
 ALGORITHM = 3  # goes up when the same input and settings give other shards than before
 
 
@@ -81,7 +83,7 @@ def pack(settings: DataSettings, *, workers: int = 1, dry_run: bool = False) -> 
         }
     )
     if not dry_run and (found := _find_sealed(settings.output, recipe)) is not None:
-        return Packed(found, None)
+        return Packed(_with_licenses(settings, found), None)
 
     plan = make_plan(settings, parts, annotations, vocab_size=tokenizer.vocab_size, earlier=earlier)
     index = _make_index(settings, described, recipe, tokenizer, plan)
@@ -106,9 +108,9 @@ def describe_settings(
 ) -> dict[str, Any]:
     """Return the settings for the index: paths are replaced by the names of the files below them.
 
-    A folder that is replayed is named by its fingerprint.
+    A folder that is replayed is named by its fingerprint. Licences stand with the accounts of the sources.
     """
-    described = settings.model_dump(mode="json", exclude={"output", "tokenizer"})
+    described = settings.model_dump(mode="json", exclude=NOT_DESCRIBED)
     if settings.chat_template and settings.chat_template.endswith(".jinja"):
         described["chat_template"] = Path(settings.chat_template).name
     for number, source in enumerate(described["sources"]):
@@ -128,6 +130,19 @@ def _find_sealed(folder: Path, recipe: str) -> Index | None:
         return open_shards(folder).index if read_index(folder).recipe == recipe else None
     except ShardError:
         return None
+
+
+def _with_licenses(settings: DataSettings, index: Index) -> Index:
+    """Return the index of a sealed folder with the licences as the settings have them now, written if they differ."""
+    stated = [source.license for source in settings.sources]
+    sources = [replace(info, license=text) for info, text in zip(index.sources, stated, strict=False)]
+    sources += index.sources[len(stated) :]  # the replayed ones keep theirs
+    if sources == index.sources:
+        return index
+    changed = replace(index, sources=sources)
+    with lock_output(settings.output / PARTS_FOLDER):
+        write_index(settings.output, changed)
+    return changed
 
 
 def _make_index(

@@ -244,6 +244,7 @@ def _account(source: SourceInfo, rows: ReplayRows, number: int) -> SourceInfo:
         packed_target_tokens=targets,
         cut_target_tokens=0,
         escaped=0,
+        license=source.license,
     )
 
 

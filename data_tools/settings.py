@@ -121,7 +121,8 @@ class SourceSettings(Settings):
     """One source: files (globs allowed), or a dataset of the hub, in one format.
 
     Weight 0.5 takes half its rows, 2 each row twice. `fields` says under which name the files keep a field of the
-    format, `columns` names the columns of a table without a header, `options` are the format's own.
+    format, `columns` names the columns of a table without a header, `options` are the format's own. `license` goes into
+    the index and the model card, and decides nothing.
     """
 
     path: Annotated[tuple[AnyPath, ...], BeforeValidator(_one_or_more)] = ()
@@ -133,6 +134,7 @@ class SourceSettings(Settings):
     weight: float = Field(default=1.0, gt=0, le=10_000)
     max_per_task: int | None = Field(default=None, gt=0, le=2**62)
     language: str | None = None
+    license: str | None = Field(default=None, min_length=1, max_length=200)
     fields: dict[str, str] = {}
     columns: Strings = ()
     options: dict[str, Any] = {}

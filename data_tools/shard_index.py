@@ -39,7 +39,7 @@ class SourceInfo:
     are counts by reason; `documents` counts what lies in packs, pieces of split conversations singly. `duplicates`
     are exact and near ones. `family` is that of the format; conversations of a file of mixed ones have their task's.
     `escaped` counts texts that spelled a special token, `rewritten` answers that are no targets because the template
-    rewrites them.
+    rewrites them. `license` is what the settings say of the source; no part of the fingerprint.
     """
 
     name: str
@@ -61,6 +61,7 @@ class SourceInfo:
     cut_target_tokens: int
     escaped: int
     rewritten: int = 0
+    license: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,8 @@ _INDEX_TYPE = pydantic.TypeAdapter(Index)
 def compute_fingerprint(index: Index) -> str:
     """Return the fingerprint of what the folder holds: values, never bytes, paths, versions or times."""
     kept = {name: value for name, value in asdict(index).items() if name not in ("fingerprint", "files")}
+    for source in kept["sources"]:
+        del source["license"]  # says something of the content, and is none
     kept["content"] = {name: file.content for name, file in index.files.items() if file.content is not None}
     return fingerprint(kept)
 

@@ -296,14 +296,32 @@ def export(
     merge: Annotated[
         bool, typer.Option("--merge", help="A whole model, with the adapter worked into its weights.")
     ] = False,
+    quantize: Annotated[
+        Literal["int8"] | None,
+        typer.Option(
+            help="Of a whole model: int8 weights, from pip's extra `quantize`; prints the change of loss."
+        ),
+    ] = None,
+    loss_tokens: Annotated[
+        int,
+        typer.Option(min=0, help="With --quantize: held-out tokens that the loss is measured on; 0: not."),
+    ] = 16_384,
 ) -> None:
-    """Write a checkpoint as a Hugging Face folder: weights, tokenizer, chat template, generation settings.
+    """Write a checkpoint as a Hugging Face folder: weights, tokenizer, chat template, settings, model card.
 
     A run that trained an adapter gives a folder for peft, unless it is merged.
     """
     from training.export import export_run
 
-    typer.echo(export_run(run_folder.absolute(), checkpoint, output.absolute(), merge=merge))
+    exported = export_run(
+        run_folder.absolute(),
+        checkpoint,
+        output.absolute(),
+        merge=merge,
+        quantize=quantize is not None,
+        loss_tokens=loss_tokens,
+    )
+    typer.echo(exported)
 
 
 @run_app.command("eval")

@@ -3,39 +3,56 @@
 Works on the checkpoint's files alone: no GPU, no process group, and one weight in memory at a time.
 """
 
-import json
+import logging
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
 from data_tools.chat import ChatTokenizer
 from data_tools.errors import RunError
+from data_tools.shard_index import TOKENIZER_FOLDER
 from training.checkpoint_files import (
     CheckpointReader,
     best_checkpoint,
     check_base,
     finished_checkpoints,
 )
-from training.config import read_run_config, trained_base
-from training.safetensors_file import SafetensorsWriter, TensorSpec
+from training.config import RunConfig, read_run_config, trained_base
+from training.model_card import write_card
+from training.model_weights import DTYPES, CheckpointWeights, RoundedTensors, Weights, write_weights
+from training.quantized import METHOD, Int8Tensors, check_library, quantization_config
+from training.report.tables import Section, read_shards_index
+from training.run_folder import RunFolder
 from training.tuning.merge import MergedWeights
 from training.tuning.settings import AddedTuning, trains_everything
 
-MAX_FILE_BYTES = 5 * 10**9
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+if TYPE_CHECKING:
+    from training.loss_change import LossChange
+
+logger = logging.getLogger(__name__)
+
+LOSS_TOKENS = 16_384
 
 
-def export_run(run_folder: Path, checkpoint: str | None, output: Path, *, merge: bool = False) -> Path:
-    """Write a run's weights, tokenizer, chat template and generation settings into `output`; return it.
+def export_run(
+    run_folder: Path,
+    checkpoint: str | None,
+    output: Path,
+    *,
+    merge: bool = False,
+    quantize: bool = False,
+    loss_tokens: int = LOSS_TOKENS,
+) -> Path:
+    """Write a run's weights, tokenizer, chat template, generation settings and model card into `output`; return it.
 
     checkpoint: the name of a folder such as `step-000100`; None takes the newest, `best` the one that `save.best` has
     kept. Weights are rounded from the float32 master weights to the run's precision, which gives what the engine
-    computed with. A run that trained an adapter gives the adapter's folder, for peft; with `merge` a whole model. The
-    folder appears under its name when it is complete. Raises RunError.
+    computed with. A run that trained an adapter gives the adapter's folder, for peft; with `merge` a whole model.
+    quantize: the linear layers of a whole model in int8; how the loss changes is measured on `loss_tokens` held-out
+    tokens, which loads the model. The folder appears under its name when it is complete. Raises RunError.
     """
     if not (run_folder / "config.yaml").exists():
         raise RunError(f"{run_folder}: not a run folder: it has no config.yaml")
@@ -45,29 +62,72 @@ def export_run(run_folder: Path, checkpoint: str | None, output: Path, *, merge:
         raise RunError(f"{output}: exists and is not empty; export to another folder, or remove it")
     check_base(reader.progress, trained_base(config), where=reader.folder)
     dtype = DTYPES[config.precision]
-    weights = (
-        None
-        if isinstance(config.tuning, AddedTuning) and not merge
-        else CheckpointWeights(reader)
-        if trains_everything(config.tuning)
-        else MergedWeights(config, reader, dtype)
-    )
+    is_adapter = isinstance(config.tuning, AddedTuning) and not merge
+    if quantize:
+        _check_quantize(config, is_adapter=is_adapter)
+    weights: Weights | None = None
+    if not is_adapter:
+        weights = (
+            CheckpointWeights(reader)
+            if trains_everything(config.tuning)
+            else MergedWeights(config, reader, dtype)
+        )
     partial = output.with_name(f"{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _copy_tokenizer(config.shards / "tokenizer", partial)
+    _copy_tokenizer(config, reader.progress.shards_fingerprint, partial)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
+    quantized = None
     if weights is None:
         from training.tuning.export import write_adapter
 
         write_adapter(config, reader, dtype, partial)
     else:
-        _write_configs(config.model, dtype, partial, vocab_size=_vocab_size(weights.shapes))
-        write_weights(weights, dtype, partial)
+        _write_configs(
+            config.model, dtype, partial, vocab_size=_vocab_size(weights.shapes), quantize=quantize
+        )
+        plain = RoundedTensors(weights, dtype)
+        write_weights(Int8Tensors(weights, dtype) if quantize else plain, partial)
+        if quantize:
+            quantized = _measure(config, reader, plain, partial, loss_tokens)
+    write_card(
+        config, RunFolder(run_folder), reader.progress, partial, is_adapter=is_adapter, quantized=quantized
+    )
     if output.exists():
         output.rmdir()
     partial.rename(output)
     return output
+
+
+def _check_quantize(config: RunConfig, *, is_adapter: bool) -> None:
+    if is_adapter:
+        raise RunError(
+            f"--quantize: got a run that trained an adapter (tuning.method {config.tuning.method}); expected a whole "
+            "model: an adapter is small, and its base lies elsewhere; do: add --merge, or export without --quantize"
+        )
+    check_library("--quantize")
+
+
+def _measure(
+    config: RunConfig, reader: CheckpointReader, plain: RoundedTensors, folder: Path, max_tokens: int
+) -> Section:
+    """Measure what int8 has done to the loss, say it in a line, and return what the card says of it."""
+    change: LossChange | None = None
+    if max_tokens == 0:
+        said = "its loss was not measured (--loss-tokens 0)"
+    elif read_shards_index(config, reader.progress.shards_fingerprint) is None:
+        said = "its loss could not be measured: the shards of the run are gone, or others now"
+    else:
+        from training.loss_change import measure_change
+
+        change = measure_change(folder, plain, config.shards, max_tokens=max_tokens)
+        said = change.describe(config.precision)
+    logger.info("int8: %s", said)
+    note = (
+        f"The linear layers of the decoder are in int8, weights only, with one scale for each row, in the format "
+        f"`pack-quantized` of {METHOD}; all else is in {config.precision}. {said[0].upper()}{said[1:]}."
+    )
+    return Section("Quantisation", *(change.table(config.precision) if change else ((), ())), note)
 
 
 def pick_checkpoint(checkpoints: Path, name: str | None) -> Path:
@@ -93,75 +153,39 @@ def pick_checkpoint(checkpoints: Path, name: str | None) -> Path:
     return checkpoints / name
 
 
-class Weights(Protocol):
-    """A whole model's weights, one at a time."""
-
-    shapes: dict[str, tuple[int, ...]]
-
-    def weight(self, name: str) -> torch.Tensor:
-        """Return one of them, float32."""
-
-
-class CheckpointWeights:
-    """The weights of a checkpoint that holds the whole model."""
-
-    def __init__(self, reader: CheckpointReader) -> None:
-        self.shapes = reader.progress.shapes
-        self.weight = reader.weight
-
-
 def _vocab_size(shapes: dict[str, tuple[int, ...]]) -> int:
     """Return the rows of the embeddings, which a run may have added to."""
     return next(shape[0] for name, shape in shapes.items() if name.endswith("embed_tokens.weight"))
 
 
-def write_weights(weights: Weights, dtype: torch.dtype, folder: Path) -> None:
-    """Write a model's weights as safetensors files of at most 5 GB, with an index if there are several."""
-    files = list(_plan_files(weights.shapes, dtype))
-    weight_map = {}
-    for number, shapes in enumerate(files, 1):
-        name = (
-            f"model-{number:05d}-of-{len(files):05d}.safetensors" if len(files) > 1 else "model.safetensors"
+def _copy_tokenizer(config: RunConfig, fingerprint: str, folder: Path) -> None:
+    """Copy the tokenizer of the shards, which need not hold their packs any more. Raises RunError if it is gone."""
+    tokenizer = config.shards / TOKENIZER_FOLDER
+    if not tokenizer.is_dir():
+        raise RunError(
+            f"shards: {tokenizer}: no such folder; expected the tokenizer and chat template that the run was trained "
+            "with; do: put the shard folder back, or its folder `tokenizer` alone"
         )
-        specs = {parameter: TensorSpec(dtype, shape) for parameter, shape in shapes.items()}
-        with SafetensorsWriter(folder / name, specs) as file:
-            for parameter in specs:
-                file.write(parameter, weights.weight(parameter).to(dtype))
-                weight_map[parameter] = name
-    if len(files) > 1:
-        total = sum(torch.Size(shape).numel() for shape in weights.shapes.values()) * dtype.itemsize
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _plan_files(
-    shapes: dict[str, tuple[int, ...]], dtype: torch.dtype
-) -> Iterator[dict[str, tuple[int, ...]]]:
-    members: dict[str, tuple[int, ...]] = {}
-    size = 0
-    for name, shape in shapes.items():
-        num_bytes = TensorSpec(dtype, shape).num_bytes
-        if members and size + num_bytes > MAX_FILE_BYTES:
-            yield members
-            members, size = {}, 0
-        members[name] = shape
-        size += num_bytes
-    yield members
-
-
-def _copy_tokenizer(tokenizer: Path, folder: Path) -> None:
+    if read_shards_index(config, fingerprint) is None:
+        logger.warning(
+            "%s: the shards of the run are gone, or others now: the tokenizer is taken as it lies there, and the model "
+            "card tells nothing of the data",
+            config.shards,
+        )
     for file in sorted(tokenizer.iterdir()):
         if file.is_file():
             shutil.copyfile(file, folder / file.name)
 
 
-def _write_configs(model: Path, dtype: torch.dtype, folder: Path, *, vocab_size: int) -> None:
+def _write_configs(model: Path, dtype: torch.dtype, folder: Path, *, vocab_size: int, quantize: bool) -> None:
     """Write the model's configuration and how to generate: it stops at the tokens that were trained to end a turn."""
     from transformers import AutoConfig, GenerationConfig
 
     config = AutoConfig.from_pretrained(model)
     config.dtype = dtype
     config.vocab_size = vocab_size
+    if quantize:
+        config.quantization_config = quantization_config()
     config.save_pretrained(folder)
     generation = (
         GenerationConfig.from_pretrained(model)

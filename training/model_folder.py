@@ -14,6 +14,7 @@ import torch
 
 from data_tools.chat import ChatTokenizer
 from data_tools.errors import RunError
+from training.quantized import check_library, is_quantized
 
 Precision = Literal["auto", "bf16", "fp32"]
 ADAPTER_CONFIG = "adapter_config.json"
@@ -53,6 +54,8 @@ def load_model_folder(
     base = base_folder(path)
     tokenizer = ChatTokenizer.load(tokenizer_folder(path, base), chat_template)
     place = _choose_device(device)
+    if is_quantized(base):
+        check_library(str(base))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
     from transformers import AutoConfig
 

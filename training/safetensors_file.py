@@ -14,7 +14,13 @@ from typing import NamedTuple
 
 import torch
 
-DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+DTYPE_NAMES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+}
 # So much of a tensor that lies on a device is in host memory at a time.
 STAGED_BYTES = 32 * 2**20
 

@@ -283,7 +283,8 @@ def _compare_export(config: RunConfig, tolerance: Tolerance) -> Row:
     import torch
     from safetensors.torch import load_file
 
-    from training.export import DTYPES, export_run
+    from training.export import export_run
+    from training.model_weights import DTYPES
     from training.tuning.load import load_exported
 
     logger.info("export: loading it with transformers, on the CPU")

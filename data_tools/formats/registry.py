@@ -60,6 +60,8 @@ class Format:
     it is converted with, where the defaults do not serve. `check(options)` raises SettingsError, beginning with an
     option's name, for what is wrong with options beyond their types. `group_rows` puts rows of a file together that
     only make sense together (the messages of a tree) before `convert` sees them; its files are not cut into parts.
+    `license`: what the dataset that the format is of was published under; empty where none is stated, or where the
+    format is not that of one dataset.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Format:
     example_options: Mapping[str, Any] = field(default_factory=dict)
     check: Check | None = None
     group_rows: GroupRows | None = None
+    license: str = ""
 
     def field_names(self) -> list[str]:
         """Return the names of a row's own fields, as far as `fields` tells them; none where any may be named."""
@@ -103,6 +106,7 @@ def register(
     example_options: Mapping[str, Any] | None = None,
     check: Check | None = None,
     group_rows: GroupRows | None = None,
+    license: str = "",
 ) -> Callable[[Convert], Convert]:
     """Make an adapter known under a name; used as a decorator."""
     assert name not in _FORMATS, name
@@ -124,6 +128,7 @@ def register(
             example_options or {},
             check,
             group_rows,
+            license,
         )
         return convert
 
@@ -218,6 +223,8 @@ def format_help(name: str) -> str:
     lines += [
         _wrap(f"{field:{width}}  {meaning}", "  ", " " * (width + 4)) for field, meaning in entry.fields
     ]
+    if entry.license:
+        lines += ["", "licence of the published dataset", _wrap(entry.license, "  ")]
     lines += ["", "what is done"]
     lines += [_wrap(f"- {quirk}", "  ", "    ") for quirk in entry.quirks]
     if entry.options:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from data_tools.errors import SettingsError
+from data_tools.pack import NOT_DESCRIBED
 from data_tools.preview.marked_text import visible
 from data_tools.preview.settings_view import SettingsViewer, find_files, view_settings
 from data_tools.preview.shard_view import Files, PackViewer, choose_packs, view_shards
@@ -97,7 +98,7 @@ def _differences(shards: Shards, settings: DataSettings | None) -> list[str]:
     """Return a note if the settings are not those that the folder was made with (paths aside)."""
     if settings is None:
         return []
-    now, then = settings.model_dump(mode="json", exclude={"output", "tokenizer"}), shards.index.settings
+    now, then = settings.model_dump(mode="json", exclude=NOT_DESCRIBED), shards.index.settings
     changed = [key for key in now if key not in ("sources", "chat_template") and now[key] != then.get(key)]
     if [_without_path(source) for source in now["sources"]] != [_without_path(s) for s in then["sources"]]:
         changed.append("sources")

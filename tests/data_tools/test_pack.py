@@ -346,3 +346,29 @@ def test_an_output_that_is_not_ours_is_left_as_it_is(corpus: Path, place: str) -
     with pytest.raises(SettingsError, match="output: "):
         run(corpus, f"output={output}")
     assert files_of(output) == before
+
+
+def test_a_licence_is_noted_without_packing_again_and_changes_no_fingerprint(corpus: Path) -> None:
+    before = run(corpus).index
+    index_path = corpus / "shards" / "index.json"
+    older = json.loads(index_path.read_text())
+    for source in older["sources"]:
+        assert source.pop("license") is None
+    index_path.write_text(json.dumps(older))
+    assert read_index(corpus / "shards") == before  # an index from before there were licences
+
+    stamps = {path: path.stat().st_mtime_ns for path in (corpus / "shards").rglob("*.*")}
+    noted = run(corpus, "sources.0.license=Apache-2.0")
+    assert noted.plan is None
+    assert read_index(corpus / "shards") == noted.index
+    assert [source.license for source in noted.index.sources][:2] == ["Apache-2.0", None]
+    assert (noted.index.fingerprint, noted.index.recipe) == (before.fingerprint, before.recipe)
+    changed = {path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp}
+    assert {path.name for path in changed if path.is_file()} == {"index.json"}
+    assert verify(corpus / "shards").ok
+
+    anew = run(corpus, "sources.0.license=Apache-2.0", f"output={corpus / 'anew'}").index
+    assert anew == noted.index
+    assert "license" not in json.dumps(anew.settings)
+    with pytest.raises(SettingsError, match=r"sources\.0\.license: .*expected"):
+        run(corpus, "sources.0.license=''")

@@ -29,6 +29,7 @@ from tests.training.harness import (
 )
 from training.checkpoint_files import checkpoint_folder
 from training.data import PackOrder
+from training.metrics import read_metrics
 from training.status.report import read_status
 
 NUM_STEPS = 6
@@ -149,6 +150,10 @@ def test_the_exported_model_has_the_logits_of_the_engine(tiny: Project, unbroken
     run_folder = tiny.run_folder("unbroken")
     command = shardtune("export", run_folder, "--output", exported)
     subprocess.run(command, env=environment(), check=True, capture_output=True)
+    card, metrics = (exported / "README.md").read_text(), read_metrics(run_folder)
+    assert f"| ledger of the rows seen | {read_ledger(run_folder, metrics[-1]['step'])} |" in card
+    assert f"| {metrics[-1]['train/loss']:.4g} (step {metrics[-1]['step']}) |" in card
+    assert f"{metrics[-1]['validation/loss']:.4g}" in card
     model = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
 
     expected = engine_logits(run_folder, tiny.folder / "logits.safetensors")

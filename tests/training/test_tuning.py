@@ -138,10 +138,13 @@ def test_a_method_trains_resumes_to_the_last_bit_and_its_export_has_the_engine_s
             assert "--merge: is not defined for tuning.method" in done.stderr
             continue
         assert done.returncode == 0, done.stderr
-        assert (output / "adapter_config.json").exists() == (not options and case not in WHOLE)
+        is_adapter = not options and case not in WHOLE
+        assert (output / "adapter_config.json").exists() == is_adapter
         found = logits_alone(load_export(output, base, case), tiny)
         assert (found - expected).abs().max() < TOLERANCE, options
         assert AutoTokenizer.from_pretrained(output).chat_template
+        library = "peft" if is_adapter else "transformers"
+        assert f"library_name: {library}\n" in (output / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -50,11 +50,12 @@ def render(run_folder: Path, facts: RunFacts, evaluations: Sequence[Path]) -> st
     steps = [start.last("training") for start in facts.starts]
     restarts = [float(event["step"]) for event in steps if event is not None and event["step"] > 0]
     own = sorted(path.parent for path in run_folder.glob("eval*/**/results.json"))
+    index = read_shards_index(facts.config, environment.get("shards_fingerprint"))
     groups: list[tuple[str, list[Section]]] = [
         ("plan", [plan_section(facts, ds_config)]),
         ("starts", [starts_section(facts)]),
-        ("data", list(data_sections(read_shards_index(facts.config, environment), facts))),
-        ("evaluation", [evaluation_section(facts), *result_sections([*own, *evaluations])]),
+        ("data", list(data_sections(index, facts.metrics))),
+        ("evaluation", [evaluation_section(facts.metrics), *result_sections([*own, *evaluations])]),
     ]
     packages = environment.get("packages") or {}
     place = {key: environment.get(key) for key in ("host", "platform", "cpu_cores", "memory_gib", "python")}

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.errors import RunError, ShardError, ShardtuneError
-from data_tools.shard_index import REJECTS_NAME, Index, read_index
+from data_tools.errors import RunError, SettingsError, ShardError, ShardtuneError
+from data_tools.formats import get_format
+from data_tools.shard_index import REJECTS_NAME, ROWS_NAME, Index, SourceInfo, SplitInfo, read_index
 from data_tools.shards import open_shards
 from training.config import RunConfig
 from training.metrics import duration
@@ -140,63 +141,83 @@ def starts_section(facts: RunFacts) -> Section:
     return Section("Starts", head, tuple(rows), "" if rows else "The run was never started.")
 
 
-def read_shards_index(config: RunConfig | None, environment: Mapping[str, Any]) -> Index | None:
-    """Return the index of the shards that the run was trained on; None where they are gone or other ones now."""
+def read_shards_index(config: RunConfig | None, fingerprint: str | None) -> Index | None:
+    """Return the index of the shards with that fingerprint; None where they are gone or other ones now."""
     if config is None:
         return None
     try:
         index = read_index(config.shards)
     except (ShardError, OSError):
         return None
-    return index if index.fingerprint == environment.get("shards_fingerprint") else None
+    return index if index.fingerprint == fingerprint else None
 
 
-def data_sections(index: Index | None, facts: RunFacts) -> Iterator[Section]:
-    """Yield the sources with their counts, the rejected rows by reason, and the splits."""
+def data_sections(index: Index | None, metrics: Sequence[Mapping[str, Any]]) -> Iterator[Section]:
+    """Yield the sources with their counts and licences, the rejected rows by reason, and the splits."""
     if index is None:
         yield Section("Sources", note="The shards are not where they were, or others now.")
         return
-    last = facts.metrics[-1] if facts.metrics else {}
+    last = metrics[-1] if metrics else {}
     rows = []
     for source in index.sources:
         seen = [last.get(f"data_by_source/{source.name}_{key}") for key in ("share", "epochs")]
-        counts = (source.rows, source.kept, sum(source.rejected.values()), source.duplicates)
+        rejected, left_out = sum(source.rejected.values()), sum(source.left_out.values())
+        counts = (source.rows, source.conversations, source.kept, rejected, source.duplicates, left_out)
         rows.append(
             (
                 source.name,
                 source.family,
                 source.format,
-                *(f"{count:,}" for count in (*counts, sum(source.left_out.values()), source.documents)),
-                f"{source.packed_tokens:,}",
+                _license(source),
+                *(f"{count:,}" for count in (*counts, source.documents, source.packed_tokens)),
                 "–" if seen[0] is None else f"{seen[0]:.1%}",
                 "–" if seen[1] is None else f"{seen[1]:.2f}",
             )
         )
-    counted = ("rows", "kept", "rejected", "duplicates", "left out", "documents", "tokens")
-    yield Section("Sources", ("source", "family", "format", *counted, "share seen", "epochs"), tuple(rows))
-    rejected = [
-        (source.name, reason, f"{count:,}")
+    counted = ("rows", "conversations", "kept", "rejected", "duplicates", "left out", "documents", "tokens")
+    head = ("source", "family", "format", "licence", *counted, "share seen", "epochs")
+    yield Section("Sources", head, tuple(rows))
+    reasons = [
+        (source.name, what, reason, f"{count:,}")
         for source in index.sources
-        for reason, count in (source.rejected | source.left_out).items()
+        for what, counts_by_reason in (("rejected", source.rejected), ("left out", source.left_out))
+        for reason, count in counts_by_reason.items()
     ]
-    if rejected:
-        note = f"Each row is in {REJECTS_NAME} of the shard folder."
-        yield Section("Rejected and left out", ("source", "reason", "rows"), tuple(rejected), note)
+    if reasons:
+        note = f"The rows are in the shard folder: rejected ones in {REJECTS_NAME}, those left out in {ROWS_NAME}."
+        yield Section(
+            "Rejected and left out", ("source", "", "reason", "conversations"), tuple(reasons), note
+        )
     splits = [
-        (name, *(f"{count:,}" for count in (split.documents, len(split.tokens), sum(split.tokens))))
+        (name, *(f"{count:,}" for count in (split.documents, len(split.tokens), *_sums(split))))
         for name, split in index.splits.items()
     ]
-    yield Section("Splits", ("split", "documents", "packs", "tokens"), tuple(splits))
+    yield Section("Splits", ("split", "documents", "packs", "tokens", "target tokens"), tuple(splits))
 
 
-def evaluation_section(facts: RunFacts) -> Section:
+def _sums(split: SplitInfo) -> tuple[int, int]:
+    return sum(split.tokens), sum(split.target_tokens)
+
+
+def _license(source: SourceInfo) -> str:
+    """Return what data.yaml says of a source, else what the dataset of its format was published under."""
+    if source.license:
+        return source.license
+    try:
+        published = get_format(source.format).license
+    except SettingsError:  # of another version
+        published = ""
+    return f"not stated; the dataset was published under {published}" if published else "not stated"
+
+
+def evaluation_section(metrics: Sequence[Mapping[str, Any]]) -> Section:
     """Return the first, the best and the last loss of everything that was evaluated during training."""
     found: dict[str, list[tuple[int, float]]] = {}
-    for row in facts.metrics:
+    for row in metrics:
         for key, value in row.items():
             if value is not None and key.endswith("loss") and not key.startswith(("train/", "health/")):
                 found.setdefault(key, []).append((row["step"], value))
-    last = {key: value for row in facts.metrics for key, value in row.items()}
+    last = {key: value for row in metrics for key, value in row.items()}
     rows = []
     for key, series in found.items():
         step, best = min(series, key=lambda point: point[1])

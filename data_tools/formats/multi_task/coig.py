@@ -31,6 +31,7 @@ def recognise(row: Any) -> bool:
 @register(
     "coig",
     "multi_task",
+    license="Apache-2.0, and those of its sources",
     summary="COIG: exams, translated instructions, human values, multi-round chat and LeetCode, in Chinese",
     fields=(
         ("textbox_q_instruction", "exams: what is asked for; optional"),

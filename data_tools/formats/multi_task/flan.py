@@ -21,6 +21,7 @@ def recognise(row: Any) -> bool:
 @register(
     "flan",
     "multi_task",
+    license="Apache-2.0 (its code)",
     summary="Flan 2021 and the Flan collection: rows of inputs, targets and the task",
     fields=(
         ("inputs", "the prompt, in few-shot files with solved examples before it"),

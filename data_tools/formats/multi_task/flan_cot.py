@@ -32,6 +32,7 @@ def recognise(row: Any) -> bool:
 @register(
     "flan_cot",
     "multi_task",
+    license="Apache-2.0 (its code)",
     reader="table",
     summary="Flan's chain-of-thought files: tab-separated lines without header: question, answer, rationale",
     fields=(

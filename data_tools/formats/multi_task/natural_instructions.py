@@ -33,6 +33,7 @@ def recognise(row: Any) -> bool:
 @register(
     "natural_instructions",
     "multi_task",
+    license="Apache-2.0 (its repository)",
     reader="object",
     summary="Natural Instructions v1: one JSON object for each subtask, `subtaskNNN_name.json`",
     fields=(

@@ -21,6 +21,7 @@ def recognise(row: Any) -> bool:
 @register(
     "oig",
     "multi_task",
+    license="Apache-2.0, and those of its sources",
     summary="OIG: rows with a text of `<human>: …` and `<bot>: …`; files `unified_<subset>.jsonl`",
     fields=(
         ("text", "one or more of `<human>: instruction` and `<bot>: response`, each at the start of a line"),

@@ -21,6 +21,7 @@ def recognise(row: Any) -> bool:
 @register(
     "p3",
     "multi_task",
+    license="Apache-2.0",
     summary="P3: prompts and answers in the Hugging Face form, as prompt/completion, or in Megatron's text form",
     fields=(
         ("inputs_pretokenized", "Hugging Face form: the prompt"),

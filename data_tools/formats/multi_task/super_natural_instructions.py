@@ -25,6 +25,7 @@ def recognise(row: Any) -> bool:
 @register(
     "super_natural_instructions",
     "multi_task",
+    license="Apache-2.0 (its repository); each task names its own as `Instance License`",
     reader="object",
     summary="Super-Natural Instructions: one JSON object for each task, `taskNNN_name.json`",
     fields=(

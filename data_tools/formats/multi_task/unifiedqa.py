@@ -37,6 +37,7 @@ def recognise(row: Any) -> bool:
 @register(
     "unifiedqa",
     "multi_task",
+    license="Apache-2.0 (its repository)",
     reader="table",
     summary="UnifiedQA: tab-separated lines without header: question, options and context; answer",
     fields=(

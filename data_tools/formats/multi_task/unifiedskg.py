@@ -20,6 +20,7 @@ def recognise(row: Any) -> bool:
 @register(
     "unifiedskg",
     "multi_task",
+    license="Apache-2.0",
     summary="UnifiedSKG: rows of text_in, struct_in, seq_out: questions about tables, databases, graphs",
     fields=(
         ("text_in", "the question, or `newest utterance || earlier | earliest` of a dialogue; may be empty"),

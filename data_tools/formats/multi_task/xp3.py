@@ -23,6 +23,7 @@ def recognise(row: Any) -> bool:
 @register(
     "xp3",
     "multi_task",
+    license="Apache-2.0",
     summary="xP3: rows of inputs, targets; files `<language>/merged_<language>.jsonl`",
     fields=(
         ("inputs", "the prompt, in English also where the text is not (translated in xP3mt)"),

@@ -88,6 +88,7 @@ def _is_tree(row: Any) -> bool:
 @register(
     "oasst_tree",
     "multi_turn",
+    license="Apache-2.0",
     summary="OpenAssistant trees: {message_tree_id, tree_state, prompt: {text, role, replies: […]}}",
     fields=(
         ("message_tree_id", "the tree; its paths stay in one split. Absent: the prompt's message_id"),

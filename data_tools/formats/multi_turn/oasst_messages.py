@@ -140,6 +140,7 @@ def _is_message(row: Any) -> bool:
 @register(
     "oasst_messages",
     "multi_turn",
+    license="Apache-2.0",
     summary="OpenAssistant messages, one a row: {message_id, parent_id, message_tree_id, text, role, rank, …}",
     fields=(
         ("message_id", "the message"),

@@ -23,6 +23,7 @@ def _is_openorca(row: Any) -> bool:
 @register(
     "openorca",
     "multi_turn",
+    license="MIT",
     summary="OpenOrca: {id: 'flan.12', system_prompt, question, response}; SlimOrca is `sharegpt`",
     fields=(
         ("question", "what is asked, an input of the FLAN collection"),

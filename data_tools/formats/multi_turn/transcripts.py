@@ -37,6 +37,7 @@ def _is_openassistant_guanaco(row: Any) -> bool:
 @register(
     "openassistant_guanaco",
     "multi_turn",
+    license="Apache-2.0",
     summary="OpenAssistant-Guanaco: {text: '### Human: …### Assistant: …'}, the best path of each OASST1 tree",
     fields=(
         ("text", "the whole dialogue, or, beside `output`, all of it but the last reply"),
@@ -106,6 +107,7 @@ def _is_baize(row: Any) -> bool:
 @register(
     "baize",
     "multi_turn",
+    license="research use only",
     summary="Baize: {topic, input: 'The conversation between …[|Human|] …[|AI|] …[|Human|] '}",
     fields=(
         ("input", "the whole dialogue"),
@@ -161,6 +163,7 @@ def _is_guanaco(row: Any) -> bool:
 @register(
     "guanaco",
     "multi_turn",
+    license="GPL-3.0 (unconfirmed)",
     summary="Guanaco (JosephusCheung): Alpaca's fields with an earlier dialogue in `instruction`",
     fields=(
         (

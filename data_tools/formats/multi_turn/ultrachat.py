@@ -18,6 +18,7 @@ def _is_ultrachat(row: Any) -> bool:
 @register(
     "ultrachat",
     "multi_turn",
+    license="MIT",
     summary="UltraChat: {id, data: [question, answer, question, …]}",
     fields=(
         ("data", "list of strings: user and assistant in turn, the user first"),
@@ -54,6 +55,7 @@ def _is_ultrachat_200k(row: Any) -> bool:
 @register(
     "ultrachat_200k",
     "multi_turn",
+    license="MIT",
     summary="UltraChat-200k and what has its columns (Deita, No Robots): {prompt, prompt_id, messages}",
     fields=(
         ("messages", "list of messages {role, content}; as of the format `messages`"),

@@ -32,6 +32,7 @@ def _is_wildchat(row: Any) -> bool:
 @register(
     "wildchat",
     "multi_turn",
+    license="ODC-BY; older cards: AI2 ImpACT",
     summary="WildChat: {conversation: [{role, content, toxic, redacted, …}], language, toxic, redacted}",
     fields=(
         ("conversation", "list of turns"),

@@ -37,6 +37,7 @@ def is_alpaca(row: Any) -> bool:
 @register(
     "alpaca",
     "single_turn",
+    license="CC BY-NC 4.0",
     version=2,
     summary="Alpaca and its many descendants: rows of instruction, input, output",
     fields=(

@@ -33,6 +33,7 @@ def is_dolly(row: Any) -> bool:
 @register(
     "dolly",
     "single_turn",
+    license="CC BY-SA 3.0",
     summary="Databricks Dolly 15k: rows of instruction, context, response, category",
     fields=(
         ("instruction", "what is asked"),

@@ -41,6 +41,7 @@ def is_comparison(row: Any) -> bool:
 @register(
     "gpt4_llm",
     "single_turn",
+    license="CC BY-NC 4.0",
     summary="GPT-4-LLM: Alpaca rows answered by GPT-4 (en, zh), and comparison data: the best answer",
     fields=(
         ("instruction, input, output", "a row of the instruction data; the input is optional"),

@@ -27,6 +27,7 @@ def is_lima(row: Any) -> bool:
 @register(
     "lima",
     "single_turn",
+    license="CC BY-NC-SA or a stricter one of the source (unconfirmed)",
     summary="LIMA: {conversations: [question, answer, …], source}; LLaMA-Factory's form with history too",
     fields=(
         ("conversations", "list of strings: the user's and the assistant's turns by position"),

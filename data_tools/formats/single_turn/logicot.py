@@ -16,6 +16,7 @@ from data_tools.formats.single_turn.alpaca_fields import (
 @register(
     "logicot",
     "single_turn",
+    license="non-commercial research; redistribution only with the authors' permission",
     summary="LogiCoT: rows of instruction, input, output; the file's name is the kind of reasoning",
     fields=(
         ("instruction", "what is asked"),

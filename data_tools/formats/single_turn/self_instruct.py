@@ -38,6 +38,7 @@ def is_self_instruct(row: Any) -> bool:
 @register(
     "self_instruct",
     "single_turn",
+    license="Apache-2.0",
     summary="Self-Instruct: tasks {instruction, instances}, prompt/completion rows, generated instances",
     fields=(
         ("instruction", "the task in words"),

@@ -30,6 +30,7 @@ def is_unnatural_instructions(row: Any) -> bool:
 @register(
     "unnatural_instructions",
     "single_turn",
+    license="MIT",
     summary="Unnatural Instructions, core and full: {instruction, instances, reformulations}",
     fields=(
         ("instruction", "what is asked"),

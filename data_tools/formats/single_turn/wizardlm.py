@@ -37,6 +37,7 @@ def is_wizardlm(row: Any) -> bool:
 @register(
     "wizardlm",
     "single_turn",
+    license="CC BY-NC 4.0",
     summary="WizardLM: rows of instruction, output (70k); {idx, conversations: [{from, value}]} (V2, 196k)",
     fields=(
         ("instruction", "what is asked (70k)"),

@@ -102,7 +102,9 @@ def test_the_tables_hold_the_numbers_of_the_files(run: RunFolder) -> None:
     text = " ".join(Text(write_report(run.path, run.path / "other.html").read_text()).text.split())
     index = json.loads((load_run_config(run.config_path).shards / "index.json").read_text())
     source = index["sources"][0]
-    assert f"{source['name']} {source['family']} {source['format']} {source['rows']} {source['kept']}" in text
+    licence = "not stated; the dataset was published under CC BY-NC 4.0"
+    counts = f"{source['rows']} {source['conversations']} {source['kept']}"
+    assert f"{source['name']} {source['family']} {source['format']} {licence} {counts}" in text
     assert "validation 4 0.5 (step 8) 0.5 25.0%" in text
     assert re.search(r"steps \S+ 8 ", text)
     assert "host of a node, as rank 0 × ranks (GiB)" in text
