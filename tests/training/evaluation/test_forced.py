@@ -26,10 +26,8 @@ def test_batches_are_as_documents_alone_and_the_head_sees_targets_only(
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
     if tuning == "lora":
-        head = LoraConfig(
-            task_type="CAUSAL_LM", target_modules=["q_proj", "embed_tokens"], init_lora_weights=False
-        )
-        model = get_peft_model(model, head)
+        lora = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        model = get_peft_model(model, lora)
     elif tuning == "prompt":
         model = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5))
     model.eval()
