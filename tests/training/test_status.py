@@ -382,6 +382,33 @@ def test_goodput_counts_starts_and_repeated_steps_and_leaves_the_queue_out(folde
     assert goodput.goodput == pytest.approx(40 / 130)
 
 
+def test_each_start_is_held_against_its_own_pace(folder: Folder) -> None:
+    # Two nodes: 10 s to start, 4 steps of 10 s. Then one node, half as fast: 10 s to start, 2 steps of 20 s.
+    folder.run.path.joinpath("events.jsonl").write_text(
+        "".join(
+            json.dumps(line) + "\n"
+            for line in (
+                {"time": 0, "event": "started"},
+                {"time": 10, "event": "training", "step": 0, "num_steps": 6, "world": 4, "reached": 0},
+                {"time": 50, "event": "stopped"},
+                {"time": 900, "event": "started", "last_sign": 50},
+                {"time": 910, "event": "training", "step": 4, "num_steps": 6, "world": 2, "reached": 4},
+                {"time": 950, "event": "done"},
+            )
+        )
+    )
+    rows = [
+        {"step": n, "time/step_seconds": seconds, "speed/tokens_per_second": 200 / seconds}
+        for n, seconds in enumerate([10.0] * 4 + [20.0] * 2, 1)
+    ]
+    (folder.run.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    goodput = folder.end("done").goodput
+    assert goodput is not None
+    assert goodput.goodput == pytest.approx(1200 / (20 * 50 + 10 * 50))
+    assert goodput.startup_seconds == 20.0
+    assert goodput.other_seconds == pytest.approx(0.0)
+
+
 # --- what is no run, or damaged ----------------------------------------------------------------------------
 
 

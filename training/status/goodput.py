@@ -1,12 +1,14 @@
 """Goodput: of the tokens that a run could have trained on in the time it held its nodes, the share that counts.
 
-    goodput = tokens of the steps that count / (tokens per second of a step x seconds with nodes)
+    goodput = tokens of the steps that count / sum over the starts of (tokens per second of a step x seconds with nodes)
 
-The pace is the median over the steps that count; time in the queue is left out. What is lost goes to: the start of
-each job (imports, model, checkpoint, first rendezvous), steps that were done again after a kill, and the rest
-(evaluation, waiting for checkpoints, endings, steps slower than the median).
+A start's pace is the median over its steps that count: a run may go on with other nodes, or another number of them.
+Time in the queue is left out. What is lost goes to: the start of each job (imports, model, checkpoint, first
+rendezvous), steps that were done again after a kill, and the rest (evaluation, waiting for checkpoints, endings, steps
+slower than the median).
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,27 +45,49 @@ def measure_goodput(
     wall = sum(end - begin for begin, end in spans)
     if not rows or wall <= 0:
         return None
-    pace = statistics.median(row["speed/tokens_per_second"] for row in rows)
     tokens_per_step = statistics.mean(
         row["speed/tokens_per_second"] * row["time/step_seconds"] for row in rows
     )
-    useful = tokens_per_step * kept_step
-    repeated = _repeated_steps(starts)
-    startup = sum(
-        min(end, _first_training(start, end)) - begin
-        for start, (begin, end) in zip(starts, spans, strict=True)
-    )
-    repeated_seconds = repeated * tokens_per_step / pace
+    firsts = _first_steps(starts)
+    paces = _paces(rows, firsts)
+    startup = productive = repeated_seconds = possible = 0.0
+    for start, (begin, end), pace, first, after in zip(
+        starts, spans, paces, firsts, [*firsts[1:], kept_step], strict=True
+    ):
+        startup += min(end, _first_training(start, end)) - begin
+        productive += max(0, min(after, kept_step) - first) * tokens_per_step / pace
+        repeated_seconds += _repeated_steps(start) * tokens_per_step / pace
+        possible += pace * (end - begin)
     return Goodput(
-        goodput=useful / (pace * wall),
+        goodput=tokens_per_step * kept_step / possible,
         wall_seconds=wall,
         startup_seconds=startup,
         repeated_seconds=repeated_seconds,
-        other_seconds=wall - startup - repeated_seconds - useful / pace,
-        useful_tokens=round(useful),
-        repeated_steps=repeated,
+        other_seconds=wall - startup - repeated_seconds - productive,
+        useful_tokens=round(tokens_per_step * kept_step),
+        repeated_steps=sum(map(_repeated_steps, starts)),
         num_starts=len(starts),
     )
+
+
+def _first_steps(starts: Sequence[Start]) -> list[int]:
+    """Return the step that each start went on from; one that came to no step, from where the one after it did."""
+    firsts: list[int] = []
+    for start in reversed(starts):
+        training = start.all("training")
+        firsts.append(int(training[0]["step"]) if training else firsts[-1] if firsts else 0)
+    return firsts[::-1]
+
+
+def _paces(rows: Sequence[dict[str, Any]], firsts: Sequence[int]) -> list[float]:
+    """Return the tokens per second of a step in each start; where none of its steps counts, that of all."""
+    ends = [*firsts[1:], math.inf]
+    speeds = [
+        [row["speed/tokens_per_second"] for row in rows if first < row["step"] <= end]
+        for first, end in zip(firsts, ends, strict=True)
+    ]
+    of_all = statistics.median(row["speed/tokens_per_second"] for row in rows)
+    return [statistics.median(found) if found else of_all for found in speeds]
 
 
 def _spans(starts: Sequence[Start], last_sign: float) -> list[tuple[float, float]]:
@@ -82,7 +106,6 @@ def _first_training(start: Start, end: float) -> float:
     return float(training[0]["time"]) if training else end
 
 
-def _repeated_steps(starts: Sequence[Start]) -> int:
-    """Return how many steps were done again: those between a checkpoint and where the start before had come to."""
-    events = [event for start in starts for event in start.all("training")]
-    return sum(max(0, event.get("reached", 0) - event["step"]) for event in events)
+def _repeated_steps(start: Start) -> int:
+    """Return how many steps a start did again: those between its checkpoint and where the start before had come to."""
+    return sum(max(0, event.get("reached", 0) - event["step"]) for event in start.all("training"))
