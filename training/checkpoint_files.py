@@ -38,6 +38,7 @@ class Progress:
     whose loss or gradient was not finite; of these, the ones at the end, in a row. ledger: see ledger.py.
     base: the fingerprint of the weights that are not trained and so not kept here; empty if there are none.
     loss_scale: where a dynamic loss scale stands.
+    settings: the run's, as it was when this was saved: config.yaml may be that of a later start by now.
     best: the best evaluation so far. trend: running figures of loss and gradient. owes_evaluation: see standing.py.
     """
 
@@ -59,6 +60,7 @@ class Progress:
     best: Best = field(default_factory=Best)
     trend: Trend = field(default_factory=Trend)
     owes_evaluation: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
 

@@ -31,6 +31,19 @@ Overrides = Annotated[
 
 
 @run_app.command()
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="the folder to begin in; made if it is not there")
+    ],
+) -> None:
+    """Lay down starting files: data.yaml, run.yaml, ds_configs and job scripts. Nothing is written over."""
+    from training.starting_files import lay_down
+
+    for name in lay_down(folder):
+        typer.echo(folder / name)
+
+
+@run_app.command()
 def train(
     run: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="the run's settings")],
     overrides: Overrides = None,

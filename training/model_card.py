@@ -4,6 +4,7 @@ Written from files alone: the run folder, its checkpoint and the index of the sh
 their names, never by their paths, and shows counts of rejected rows, never the rows.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ NOT_SHOWN = (
     *("name", "model", "shards", "runs", "launch", "slurm", "log", "save", "evaluate"),
     *("watchdog", "max_bad_steps"),
 )
+QUANTIZED_NOTE = "The linear layers have int8 weights: to load them, `pip install compressed-tensors`, which vLLM brings itself."
 HUB_CACHE = "models--"  # of the hub's own cache: models--owner--name/snapshots/commit
 LOAD_MODEL = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -83,12 +85,14 @@ def write_card(
     load = LOAD_MODEL
     if is_adapter:
         load = LOAD_BOTTLENECK if isinstance(config.tuning, AdapterTuning) else LOAD_ADAPTER
+    load = load.replace('"exported"', json.dumps(folder.name.removesuffix(".partial")))
     blocks = [
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         f"# {_cell(config.name)}, step {progress.step}",
         f"Fine-tuned with shardtune: {_describe_kind(config, is_adapter=is_adapter)}. This card was written by "
         "`shardtune export` from the files of the run and the index of its shards.",
         f"```python\n{load}```",
+        *([QUANTIZED_NOTE] if quantized is not None else []),
         *(_as_markdown(section) for section in sections if section is not None),
     ]
     (folder / FILE_NAME).write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
@@ -132,8 +136,9 @@ def _front_matter(
     for key in ("license", "license_name", "license_link"):
         if isinstance(base_card.get(key), str):
             front[key] = base_card[key]
-    if not config.from_scratch:
-        front["base_model"] = model_name(config.model)
+    name = model_name(config.model)
+    if not config.from_scratch and "/" in name:  # on the hub a folder's name would be a wrong link
+        front["base_model"] = name
         front["base_model_relation"] = "adapter" if is_adapter else "finetune"
     if names := list(dict.fromkeys(_hub_datasets(index))):
         front["datasets"] = names
@@ -218,7 +223,7 @@ def _data_settings(index: Index) -> dict[str, object]:
 
 def _hyper_parameters(config: RunConfig, progress: Progress) -> dict[str, object]:
     rows: dict[str, object] = {"ranks": progress.world_size}
-    values = config.model_dump(mode="json")
+    values = progress.settings or config.model_dump(mode="json")
     for key, value in flatten({key: values[key] for key in values if key not in NOT_SHOWN}).items():
         if value is not None and value != []:
             rows[key] = Path(value).name if key in ("deepspeed", "tuning.continue_from") else value

@@ -100,7 +100,9 @@ def eval_(
     tensorboard: Annotated[
         Path | None, typer.Option(help="Add the scores to this TensorBoard folder, such as a run's.")
     ] = None,
-    step: Annotated[int | None, typer.Option(help="The step at which they stand there.")] = None,
+    step: Annotated[
+        int | None, typer.Option(help="With --tensorboard: the step at which they stand there.")
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare two result folders A B with a paired test.")
     ] = False,
@@ -132,6 +134,8 @@ def eval_(
         return
     if len(paths) != 2:
         raise RunError(f"eval: got {len(paths)} paths; expected MODEL_DIR SHARDS")
+    if tensorboard is not None and step is None:
+        raise RunError("--step: missing; expected the step at which the scores stand in --tensorboard")
     model, shards = paths
     splits = tuple(dict.fromkeys(split or ["test"]))
     choices = Choices(

@@ -64,5 +64,6 @@ class Standing:
             best=self.best,
             trend=self.trend,
             owes_evaluation=self.owes_evaluation,
+            settings=config.model_dump(mode="json"),
             **engine_facts,
         )

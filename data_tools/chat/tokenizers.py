@@ -138,7 +138,8 @@ def choose_template(loaded: LoadedTokenizer, setting: str | None) -> tuple[str, 
             raise TokenizerError(
                 f"chat_template: the tokenizer has none of its own: got null, {loaded.folder}; "
                 f"expected one of {', '.join(names)}, or a .jinja file; "
-                "do: set chat_template in data.yaml, or give --chat-template to eval and chat"
+                "do: set chat_template in data.yaml, or give --chat-template to eval and chat; eval also "
+                "takes `shards`, for that of the shards"
             )
         return loaded.template, f"chat template of {loaded.folder}"
     if setting in names:

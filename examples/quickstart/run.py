@@ -62,7 +62,7 @@ Everything lies in {WORK}:
   before/, after/            scores and every answer: results.md, report.html
 
 Next, in {HERE}:
-  {BIN}/tensorboard --logdir work/runs/quickstart/tensorboard
+  {BIN}/tensorboard --logdir work/runs              # the tab Custom Scalars
   {BIN}/shardtune verify work/shards
   {BIN}/shardtune train run.yaml epochs=6      # goes on from the last checkpoint
 """)

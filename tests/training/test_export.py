@@ -71,6 +71,7 @@ def write_checkpoint(
         versions={"deepspeed": "0.0.test"},
         ledger="ab" * 16,
         base=base,
+        settings={"optim": {"lr": 0.002}},  # the run's by now says 0.001
     )
     (folder / "progress.json").write_text(json.dumps(asdict(progress)))
     (folder / "DONE").touch()
@@ -177,7 +178,7 @@ def test_the_card_tells_what_the_model_was_trained_on(
     assert rows["chats"]["licence"] == "not stated"
     assert [rows["chats"][key] for key in ("conversations", "kept", "rejected")] == ["4", "3", "1"]
     assert [row[:2] for row in found["Rejected and left out"][1:]] == [["chats", "rejected"]]
-    assert dict(found["Hyper-parameters"][1:])["optim.lr"] == "0.001"
+    assert dict(found["Hyper-parameters"][1:])["optim.lr"] == "0.002"
     assert found["Evaluation"][1][3] == f"{5 / STEP:.4g}"
     assert dict(found["Versions"][1:])["deepspeed"] == "0.0.test"  # of what wrote the checkpoint
     proofs = dict(found["Fingerprints"][1:])
@@ -290,8 +291,6 @@ def test_an_adapter_has_a_card_and_only_merged_it_is_quantised(adapter: RunFolde
     front = read_front_matter(exported / FILE_NAME)
     assert front == {
         "license": "apache-2.0",
-        "base_model": "model",
-        "base_model_relation": "adapter",
         "library_name": "peft",
         "pipeline_tag": "text-generation",
         "tags": ["shardtune", "sft", "lora"],
@@ -301,7 +300,8 @@ def test_an_adapter_has_a_card_and_only_merged_it_is_quantised(adapter: RunFolde
     assert dict(tables(card)["What was trained"][1:])["licence of the base model"] == "apache-2.0"
     merged = export_run(adapter.path, None, tmp_path / "merged", merge=True, quantize=True, loss_tokens=0)
     assert "Its loss was not measured (--loss-tokens 0)." in (merged / FILE_NAME).read_text()
-    assert read_front_matter(merged / FILE_NAME)["base_model_relation"] == "finetune"
+    assert "pip install compressed-tensors" in (merged / FILE_NAME).read_text()
+    assert 'from_pretrained("merged")' in (merged / FILE_NAME).read_text()
     assert f"{ADAPTED}.weight_packed" in load_file(merged / "model.safetensors")
 
 

@@ -342,6 +342,17 @@ def test_a_run_that_ended_early(folder: Folder) -> None:
     assert "it stopped early: validation/loss has not improved" in why_of(folder.end("done"))[1]
 
 
+def test_a_run_that_is_made_ready_to_go_on_is_still_done(folder: Folder) -> None:
+    """As `train --print` leaves it, or a job that Slurm has refused: the file `state` is gone."""
+    folder.start()
+    folder.log(1, 12)
+    folder.checkpoint(12)
+    folder.event("done")
+    assert folder.end(None).state == "done"
+    folder.event("started")
+    assert folder.end(None).state == "died"
+
+
 # --- goodput -----------------------------------------------------------------------------------------------
 
 

@@ -1,14 +1,13 @@
 """The text of a job script: what sbatch is asked for and the job's settings, above the part that all runs share."""
 
 import shlex
-import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.errors import RunError
 from training.cluster.settings import SlurmConfig
 from training.config import RunConfig
+from training.starting_files import shipped_folder
 
 # Everything above this line of a job script in slurm/ is an example for use by hand, and is replaced.
 MARK = "# ==== The same for every run"
@@ -30,14 +29,7 @@ class Request:
 
 def find_script(name: str) -> Path:
     """Return a file of `slurm/`: that of the source tree, or where the installed package has put it."""
-    folders = (
-        Path(__file__).parents[2] / "slurm",
-        Path(sysconfig.get_path("data")) / "share/shardtune/slurm",
-    )
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
-    raise RunError(f"{name}: not found in {' or '.join(map(str, folders))}; install shardtune again")
+    return shipped_folder("slurm") / name
 
 
 def sbatch_options(config: RunConfig, request: Request) -> Iterator[str]:

@@ -85,7 +85,7 @@ def _compare(plan: Plan, facts: RunFacts, *, on_gpu: bool) -> Iterator[tuple[str
         yield _memory("one GPU", plan.needed("gpu"), _most(rows, "memory/device_peak_gib"))
     host = _most(rows, "memory/host_gib")
     measured = None if host is None else host * plan.ranks.per_node
-    yield _memory("host of a node, as rank 0 × ranks", plan.needed("host"), measured)
+    yield _memory("host of a node, resident with mapped files, rank 0 × ranks", plan.needed("host"), measured)
     saved = facts.checkpoint
     yield _memory("a checkpoint", plan.checkpoint_bytes, None if saved is None else saved.num_bytes / GIB)
     if seconds is not None:

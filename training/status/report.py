@@ -91,7 +91,7 @@ def read_status(folder: Path) -> Status:
         tokens_per_second=_median_of(facts, "speed/tokens_per_second"),
         seconds_per_step=pace,
         seconds_left=None if pace is None or num_steps is None else pace * max(0, num_steps - step),
-        last_sign_seconds=None if facts.last_sign is None else facts.now - facts.last_sign,
+        last_sign_seconds=None if facts.last_sign is None else max(0.0, facts.now - facts.last_sign),
         checkpoint=facts.checkpoint,
         restarts=max(0, len(facts.starts) - 1),
         jobs=jobs,
@@ -117,6 +117,11 @@ def find_state(facts: RunFacts) -> str:
         return "running" if training else "starting"
     if facts.start is None and not facts.metrics:
         return "not started"
+    # A run that is made ready to go on (train --print, a job that Slurm has refused) has no such file, but its end was
+    # recorded.
+    for state in ("done", "stopped"):
+        if facts.start is not None and facts.start.last(state) is not None:
+            return state
     return "failed" if facts.start is not None and facts.start.last("failed") is not None else "died"
 
 

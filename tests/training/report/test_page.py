@@ -107,7 +107,7 @@ def test_the_tables_hold_the_numbers_of_the_files(run: RunFolder) -> None:
     assert f"{source['name']} {source['family']} {source['format']} {licence} {counts}" in text
     assert "validation 4 0.5 (step 8) 0.5 25.0%" in text
     assert re.search(r"steps \S+ 8 ", text)
-    assert "host of a node, as rank 0 × ranks (GiB)" in text
+    assert "host of a node, resident with mapped files, rank 0 × ranks (GiB)" in text
 
 
 def test_a_run_whose_shards_are_gone_has_a_report_all_the_same(run: RunFolder) -> None:
