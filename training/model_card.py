@@ -28,7 +28,9 @@ NOT_SHOWN = (
     *("name", "model", "shards", "runs", "launch", "slurm", "log", "save", "evaluate"),
     *("watchdog", "max_bad_steps"),
 )
-QUANTIZED_NOTE = "The linear layers have int8 weights: to load them, `pip install compressed-tensors`, which vLLM brings itself."
+QUANTIZED_NOTE = (
+    "The linear layers have int8 weights; to load them, `pip install compressed-tensors` (vLLM has it)."
+)
 HUB_CACHE = "models--"  # of the hub's own cache: models--owner--name/snapshots/commit
 LOAD_MODEL = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -352,7 +352,7 @@ def test_the_command_prints_the_change_of_loss_and_chat_and_eval_take_the_folder
         precision="auto",
     )
     assert capsys.readouterr().out.endswith("\n")
-    choices = Choices("validation", tmp_path / "results", sampling, limit=3)
+    choices = Choices(("validation",), tmp_path / "results", sampling, limit=3)
     results = evaluate(output, load_run_config(whole.config_path).shards, choices, make_console())
     assert results.about["answers"] == 3
 
