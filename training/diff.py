@@ -91,6 +91,13 @@ def _read(path: Path) -> _Run:
         raise RunError(f"{path}: {what}; expected the folder of a run, such as runs/demo") from None
     except (ValueError, yaml.YAMLError) as error:
         raise RunError(f"{path}: a file of the run is damaged: {' '.join(str(error).split())}") from None
+    for file, kept in (
+        (run.config_path, settings),
+        (run.environment_path, environment),
+        (run.ds_config_path, ds_config),
+    ):
+        if not isinstance(kept, dict) or (kept is not ds_config and not kept):
+            raise RunError(f"{file}: is damaged: expected keys and values; put it back")
     return _Run(
         settings=flatten({key: value for key, value in settings.items() if key not in NAMES}),
         environment=environment,

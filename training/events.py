@@ -58,7 +58,7 @@ def record_event(run_folder: Path, event: str, **facts: Any) -> None:
 
 
 def read_events(run_folder: Path) -> list[dict[str, Any]]:
-    """Return the run's events, oldest first; lines that a kill has torn are left out."""
+    """Return the run's events, oldest first; lines that are torn or damaged are left out."""
     try:
         lines = (run_folder / FILE_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -72,7 +72,13 @@ def _parse(line: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     whole = isinstance(value, dict) and isinstance(value.get("event"), str)
-    return value if whole and isinstance(value.get("time"), int | float) else None
+    if not whole or not isinstance(value.get("time"), int | float):
+        return None
+    if value["event"] == "training" and not all(
+        isinstance(value.get(key), int) for key in ("step", "num_steps")
+    ):
+        return None
+    return value  # type: ignore[no-any-return]
 
 
 def last_sign_of_life(run_folder: Path) -> float | None:

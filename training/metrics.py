@@ -149,13 +149,15 @@ def _step_of(line: str) -> float:
 
 
 def _parse(line: str) -> dict[str, Any] | None:
-    """Return the metrics of a step; None for a line that is torn."""
+    """Return the metrics of a step; None for a line that is torn or damaged."""
     try:
         row = json.loads(line)
     except ValueError:
         return None
     whole = line.endswith("\n") and isinstance(row, dict) and isinstance(row.get("step"), int)
-    return row if whole else None
+    if not whole or any(not isinstance(value, int | float | None) for value in row.values()):
+        return None
+    return row  # type: ignore[no-any-return]
 
 
 class Progress:

@@ -76,3 +76,11 @@ def test_mistakes_get_one_line(project: Path, tmp_path: Path) -> None:
     (b / "environment.json").write_text("{")
     with pytest.raises(RunError, match="a file of the run is damaged"):
         diff_runs(a, b)
+
+
+@pytest.mark.parametrize("content", ["", "- a\n", "3\n"])
+def test_settings_that_are_none_are_named(project: Path, content: str) -> None:
+    run = prepared(project, "senseless", [3.0])
+    (run / "config.yaml").write_text(content)
+    with pytest.raises(RunError, match=r"config\.yaml: is damaged"):
+        diff_runs(run, run)

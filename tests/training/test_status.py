@@ -475,6 +475,26 @@ def test_damaged_files_are_named_and_the_rest_is_shown(folder: Folder) -> None:
     assert folder.end("failed").held_by is None
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("events.jsonl", b""),
+        ("events.jsonl", b"\xff\x00\n" * 5),
+        ("events.jsonl", b'{"event": "training", "time": 1}\n'),
+        ("metrics.jsonl", b'{"step": 1, "train/loss": "x"}\n'),
+        ("state", b"\xff\xfe\x00"),
+    ],
+)
+def test_files_without_sense_are_no_traceback(folder: Folder, name: str, content: bytes) -> None:
+    folder.start()
+    folder.log(1, 6)
+    folder.checkpoint(4)
+    folder.event("done")
+    folder.run.write_state("done")
+    (folder.run.path / name).write_bytes(content)
+    assert to_text(read_status(folder.run.path))
+
+
 def test_it_needs_no_torch_and_no_slurm(folder: Folder) -> None:
     folder.start(job="7")
     code = (

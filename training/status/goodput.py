@@ -34,12 +34,14 @@ class Goodput:
 def measure_goodput(
     starts: Sequence[Start], metrics: Sequence[dict[str, Any]], *, kept_step: int, last_sign: float
 ) -> Goodput | None:
-    """Return a run's goodput; None before its first step.
+    """Return a run's goodput; None before its first step, or without its events.
 
     kept_step: the last step that counts: of a run that has died that of its newest checkpoint. last_sign: when the
     last start ended, or now if it goes on (seconds since the epoch). Of steps that were not logged the mean of the
     others is taken.
     """
+    if not starts:  # events.jsonl was removed
+        return None
     rows = [row for row in metrics if row["step"] <= kept_step and row.get("speed/tokens_per_second")]
     spans = _spans(starts, last_sign)
     wall = sum(end - begin for begin, end in spans)
