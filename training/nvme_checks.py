@@ -10,6 +10,7 @@ from training.config import RunConfig
 from training.ds_config import expand_variables, nvme_paths, offload_device
 from training.plan.plan import GIB, Ranks, Tiers, plan_run
 from training.plan.weights import read_shape, run_weights
+from training.preflight.disk import what_hinders
 
 if TYPE_CHECKING:
     from data_tools.shards import Shards
@@ -29,6 +30,9 @@ def nvme_mistakes(
     needed = plan_run(config, base, shards, ranks, Tiers()).needed("nvme")
     for path in paths:
         folder = next(folder for folder in (path, *path.parents) if folder.is_dir())
+        if (reason := what_hinders(path, 0)) is not None:
+            yield f"nvme_path: {path}: cannot be made: {reason}; name a folder on the node's own disk"
+            continue
         free = shutil.disk_usage(folder).free
         if free < needed:
             yield (

@@ -59,6 +59,11 @@ def test_a_disk_that_is_too_small_for_the_swap_files(folder: Path) -> None:
     assert len(str(e.value).splitlines()) == 1
 
 
+def test_a_folder_that_cannot_be_made(folder: Path) -> None:
+    with pytest.raises(RunError, match=r"nvme_path: /proc/x: cannot be made: /proc: cannot be written to"):
+        check_with(folder, nvme_path="/proc/x")
+
+
 def test_a_variable_that_is_not_set_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FAST_DISK", raising=False)
     with pytest.raises(RunError, match="the environment variable FAST_DISK is not set"):

@@ -14,9 +14,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.training.harness import environment, shardtune
 from tests.training.small_run import copy_small_run, make_small_run, write_run
 from training.config import load_run_config
+from training.launch import check, find_devices
 from training.preflight.disk import what_hinders
 from training.preflight.findings import Finding, format_table, mistakes_in, summary
 from training.preflight.here import check_here
+from training.run_folder import RunFolder
 
 
 @pytest.fixture(autouse=True)
@@ -189,6 +191,19 @@ def test_a_run_that_cannot_go_on_with_these_settings(folder: Path) -> None:
     assert "run folder:" in said
     assert "seed: got 5; the run was made with 17" in said
     assert "holds other packs than the run was made with" in said
+
+
+def test_a_checkpoint_that_lacks_a_file_is_said_before_the_start(folder: Path) -> None:
+    config = load_run_config(write_run(folder, name="lacking", from_scratch=False))
+    shards, ds_config = check(config, find_devices(config))
+    run = RunFolder(config.run_folder)
+    with run.hold():
+        run.prepare(config, ds_config, shards_fingerprint=shards.fingerprint)
+    checkpoint = run.checkpoints / "step-000001"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "progress.json").write_text('{"world_size": 2}')
+    (checkpoint / "DONE").touch()
+    assert "the files of 2 of 2 ranks are missing" in the_mistake(look(folder, name="lacking"))
 
 
 def test_the_table_groups_parts_and_does_not_wrap() -> None:

@@ -7,6 +7,7 @@ on_nodes.py's.
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from training.preflight.disk import gib, what_hinders
 from training.preflight.findings import Finding, format_table, mistakes_in, summary
 from training.preflight.tokens import check_template, check_tokenizer
 from training.run_folder import RunFolder
+from training.status.facts import newest_checkpoint
 
 if TYPE_CHECKING:
     from data_tools.shards import Shards
@@ -295,6 +297,11 @@ def _check_run_folder(config: RunConfig, shards: "Shards") -> Iterator[Finding]:
         run.check_unchanged(config, shards_fingerprint=shards.fingerprint)
     except (RunError, OSError) as error:
         yield Finding("run folder", "MISTAKE", str(error))
+        return
+    problems: list[str] = []
+    newest_checkpoint(run, time.time(), problems)
+    if problems:
+        yield from (Finding("run folder", "MISTAKE", f"{run.path}: {problem}") for problem in problems)
         return
     state = run.state or (
         "no start of it has ended in order" if run.config_path.exists() else "not there yet"

@@ -86,7 +86,7 @@ def read_facts(folder: Path) -> RunFacts:
         starts=starts,
         metrics=metrics,
         heartbeats=_read_heartbeats(folder / "heartbeat", begin, problems),
-        checkpoint=_newest_checkpoint(run, now, problems),
+        checkpoint=newest_checkpoint(run, now, problems),
         holder=holder,
         held=holder is not None and _is_held(run.path / "lease.json", holder, now),
         words=find_last_words(logs, run.logs / "launcher.log") if run.logs.is_dir() else None,
@@ -147,7 +147,8 @@ def _read_heartbeats(folder: Path, begin: float, problems: list[str]) -> list[di
     return sorted(beats, key=lambda beat: int(beat["rank"]))
 
 
-def _newest_checkpoint(run: RunFolder, now: float, problems: list[str]) -> Checkpoint | None:
+def newest_checkpoint(run: RunFolder, now: float, problems: list[str]) -> Checkpoint | None:
+    """Return a run's newest finished checkpoint; what can be seen to be wrong with it is added to `problems`."""
     done = sorted(run.checkpoints.glob("step-*/DONE"), key=lambda path: int(path.parent.name[5:]))
     if not done:
         return None
