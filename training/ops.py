@@ -92,9 +92,12 @@ def ensure_ops(builders: Sequence[str], env: Mapping[str, str]) -> None:
     """
     folder = Path(env[CACHE_VARIABLE])
     folder.mkdir(parents=True, exist_ok=True)
+    if not _missing(folder, builders):  # nobody waits while another run builds what this one does not need
+        clear_stale_locks(folder, wait_for_held=False)
+        return
     with _locked(folder / "build.lock"):
         clear_stale_locks(folder)
-        missing = [name for name in builders if not _mark(folder, name).exists()]
+        missing = _missing(folder, builders)
         if not missing:
             return
         logger.info(
@@ -110,6 +113,10 @@ def ensure_ops(builders: Sequence[str], env: Mapping[str, str]) -> None:
             )
         for name in missing:
             _mark(folder, name).touch()
+
+
+def _missing(folder: Path, builders: Sequence[str]) -> list[str]:
+    return [name for name in builders if not _mark(folder, name).exists()]
 
 
 def _mark(folder: Path, builder: str) -> Path:
@@ -128,10 +135,10 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def clear_stale_locks(folder: Path) -> None:
-    """Remove lock files that torch left behind when a process was killed; wait for those that are held."""
+def clear_stale_locks(folder: Path, *, wait_for_held: bool = True) -> None:
+    """Remove lock files that torch left behind when a process was killed; wait for those that are held, or pass by."""
     for lock in folder.glob("*/lock"):
-        while (age := _age(lock)) is not None:
+        while (age := _age(lock)) is not None and (wait_for_held or not _is_open(lock)):
             if age > STALE_LOCK_SECONDS and not _is_open(lock):
                 logger.warning("%s: left behind by a killed process; removed", lock)
                 lock.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """DeepSpeed's ops: which are needed, where they are kept, and locks that killed processes leave behind."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -49,6 +50,17 @@ def test_a_lock_of_a_killed_process_is_removed_and_a_held_one_waited_for(tmp_pat
 def test_ops_that_are_built_are_not_built_again(tmp_path: Path) -> None:
     (tmp_path / "NoSuchBuilder.built").touch()
     ensure_ops(["NoSuchBuilder"], {**os.environ, CACHE_VARIABLE: str(tmp_path)})
+
+
+def test_nobody_waits_while_another_run_builds_what_this_one_does_not_need(tmp_path: Path) -> None:
+    (tmp_path / "NoSuchBuilder.built").touch()
+    (tmp_path / "other").mkdir()
+    with (tmp_path / "build.lock").open("w") as build, (tmp_path / "other" / "lock").open("w"):
+        fcntl.flock(build, fcntl.LOCK_EX)
+        began = time.monotonic()
+        ensure_ops(["NoSuchBuilder"], {**os.environ, CACHE_VARIABLE: str(tmp_path)})
+        assert time.monotonic() - began < 10  # both are held until this is over
+    assert (tmp_path / "other" / "lock").exists()
 
 
 def test_an_op_that_cannot_be_built(tmp_path: Path) -> None:
