@@ -3,9 +3,13 @@
 Works on the checkpoint's files alone: no GPU, no process group, and one weight in memory at a time.
 """
 
+import fcntl
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +17,10 @@ import torch
 
 from data_tools.chat import ChatTokenizer
 from data_tools.errors import RunError
+from data_tools.output_lock import LOCK_NAME
 from data_tools.shard_index import TOKENIZER_FOLDER
 from training.checkpoint_files import (
+    DONE,
     CheckpointReader,
     best_checkpoint,
     check_base,
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOSS_TOKENS = 16_384
+ATTEMPTS = 3  # at a newest checkpoint that a running training deletes meanwhile
 
 
 def export_run(
@@ -56,10 +63,32 @@ def export_run(
     """
     if not (run_folder / "config.yaml").exists():
         raise RunError(f"{run_folder}: not a run folder: it has no config.yaml")
+    for attempt in range(1, ATTEMPTS + 1):
+        folder = pick_checkpoint(run_folder / "checkpoints", checkpoint)
+        try:
+            _export_checkpoint(
+                run_folder, folder, output, merge=merge, quantize=quantize, loss_tokens=loss_tokens
+            )
+        except (RunError, OSError):
+            if (folder / DONE).exists():
+                raise
+            if checkpoint is not None or attempt == ATTEMPTS:
+                raise RunError(
+                    f"{folder}: was deleted by the running training while it was exported; do: raise save.keep, or "
+                    "export the newest checkpoint"
+                ) from None
+            logger.info("%s: was deleted by the running training; the newest is taken instead", folder.name)
+        else:
+            break
+    return output
+
+
+def _export_checkpoint(
+    run_folder: Path, checkpoint: Path, output: Path, *, merge: bool, quantize: bool, loss_tokens: int
+) -> None:
     config = read_run_config(run_folder / "config.yaml")
-    reader = CheckpointReader(pick_checkpoint(run_folder / "checkpoints", checkpoint))
-    if output.exists() and any(output.iterdir()):
-        raise RunError(f"{output}: exists and is not empty; export to another folder, or remove it")
+    reader = CheckpointReader(checkpoint)
+    _check_free(output)
     check_base(reader.progress, trained_base(config), where=reader.folder)
     dtype = DTYPES[config.precision]
     is_adapter = isinstance(config.tuning, AddedTuning) and not merge
@@ -72,31 +101,86 @@ def export_run(
             if trains_everything(config.tuning)
             else MergedWeights(config, reader, dtype)
         )
-    partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _copy_tokenizer(config, reader.progress.shards_fingerprint, partial)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
-    quantized = None
-    if weights is None:
-        from training.tuning.export import write_adapter
+    with _partial_folder(output) as partial:
+        _copy_tokenizer(config, reader.progress.shards_fingerprint, partial)
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
+        quantized = None
+        if weights is None:
+            from training.tuning.export import write_adapter
 
-        write_adapter(config, reader, dtype, partial)
-    else:
-        _write_configs(
-            config.model, dtype, partial, vocab_size=_vocab_size(weights.shapes), quantize=quantize
+            write_adapter(config, reader, dtype, partial)
+        else:
+            _write_configs(
+                config.model, dtype, partial, vocab_size=_vocab_size(weights.shapes), quantize=quantize
+            )
+            plain = RoundedTensors(weights, dtype)
+            write_weights(Int8Tensors(weights, dtype) if quantize else plain, partial)
+            if quantize:
+                quantized = _measure(config, reader, plain, partial, loss_tokens)
+        write_card(
+            config,
+            RunFolder(run_folder),
+            reader.progress,
+            partial,
+            is_adapter=is_adapter,
+            quantized=quantized,
         )
-        plain = RoundedTensors(weights, dtype)
-        write_weights(Int8Tensors(weights, dtype) if quantize else plain, partial)
-        if quantize:
-            quantized = _measure(config, reader, plain, partial, loss_tokens)
-    write_card(
-        config, RunFolder(run_folder), reader.progress, partial, is_adapter=is_adapter, quantized=quantized
+
+
+def _check_free(output: Path) -> None:
+    if output.exists() and any(output.iterdir()):
+        raise RunError(f"{output}: exists and is not empty; export to another folder, or remove it")
+
+
+def _lock(partial: Path, output: Path) -> TextIOWrapper:
+    """Return the open lock file in `partial`, held; closing it lets it go. Raises RunError if another has it."""
+    busy = RunError(
+        f"{output}: another export is writing there; do: wait for it, or export to another folder"
     )
-    if output.exists():
-        output.rmdir()
-    partial.rename(output)
-    return output
+    path = partial / LOCK_NAME
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a")
+    except (FileNotFoundError, FileExistsError):
+        if partial.is_file():
+            raise
+        raise busy from None  # renamed by one that has finished, between the two lines or within the first
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Another may have finished since the file was opened: then this is the lock of its folder.
+        if os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError as error:
+        logger.warning(
+            "%s: cannot be locked: %s; no two exports may write it at once", partial, error.strerror
+        )
+        return lock
+    lock.close()
+    raise busy
+
+
+@contextmanager
+def _partial_folder(output: Path) -> Iterator[Path]:
+    """Give an empty OUTPUT.partial that no other export writes to; it becomes `output` when all went well.
+
+    The lock lies in the folder and goes with it to its new name, still held: nobody can begin in between. What a
+    killed export has left there is removed. Raises RunError.
+    """
+    partial = output.with_name(f"{output.name}.partial")
+    with _lock(partial, output):
+        _check_free(output)
+        for left in partial.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
+            elif left.name != LOCK_NAME:
+                left.unlink()
+        yield partial
+        if output.exists():
+            output.rmdir()
+        partial.rename(output)
+        (output / LOCK_NAME).unlink()
 
 
 def _check_quantize(config: RunConfig, *, is_adapter: bool) -> None:

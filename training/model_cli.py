@@ -114,8 +114,9 @@ def eval_(
         ),
     ] = None,
     metric: Annotated[
-        str, typer.Option(help="What is compared, such as exact_match or loss.")
-    ] = "exact_match",
+        str | None,
+        typer.Option(help="What is compared, such as loss; left out: exact_match."),
+    ] = None,
 ) -> None:
     """Measure a model on held-out conversations: loss, and answers scored against all references, by task.
 
@@ -126,11 +127,23 @@ def eval_(
     from training.evaluation.compare import print_comparison, write_matrix
     from training.generation import Sampling
 
+    if compare and matrix is not None:
+        raise RunError("eval: got --compare and --matrix; expected one of them")
+    if metric is not None and not compare and matrix is None:
+        raise RunError(
+            f"--metric: got {metric} without --compare or --matrix; expected one of them: what is measured is "
+            "everything, and --metric says what is compared"
+        )
+    if step is not None and tensorboard is None:
+        raise RunError(
+            f"--step: got {step} without --tensorboard; do: name the TensorBoard folder, or leave it out"
+        )
+    compared = metric or "exact_match"
     if compare:
-        print_comparison(paths, metric=metric, seed=seed, console=make_console())
+        print_comparison(paths, metric=compared, seed=seed, console=make_console())
         return
     if matrix is not None:
-        write_matrix(paths, matrix, metric=metric, console=make_console())
+        write_matrix(paths, matrix, metric=compared, console=make_console())
         return
     if len(paths) != 2:
         raise RunError(f"eval: got {len(paths)} paths; expected MODEL_DIR SHARDS")

@@ -4,7 +4,6 @@ Nothing in it has to come from this program. What belongs together is loaded tog
 its chat template, and how many positions the model has.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ import torch
 from data_tools.chat import ChatTokenizer
 from data_tools.errors import RunError
 from training.quantized import check_library, is_quantized
+from training.report.tables import read_json
+from training.tuning.adapter_files import base_mistake
 
 Precision = Literal["auto", "bf16", "fp32"]
 ADAPTER_CONFIG = "adapter_config.json"
@@ -59,9 +60,15 @@ def load_model_folder(
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
     from transformers import AutoConfig
 
-    from training.tuning.load import load_exported
+    from training.tuning.load import damage_in, load_exported
 
-    config = AutoConfig.from_pretrained(base)
+    with damage_in(base):
+        config = AutoConfig.from_pretrained(base)
+    if base != path:
+        with damage_in(path):
+            mistake = base_mistake(path, base)
+        if mistake:
+            raise RunError(mistake)
     model = load_exported(path, _choose_dtype(precision, config, place)).to(place)
     return ModelFolder(
         path, base, model, tokenizer, place, getattr(config, "max_position_embeddings", NO_LIMIT)
@@ -71,7 +78,7 @@ def load_model_folder(
 def base_folder(path: Path) -> Path:
     """Return the folder with the whole model: `path` itself, or the base of the adapter in it. Raises RunError."""
     if (path / ADAPTER_CONFIG).is_file():
-        named = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+        named = read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path")
         base = Path(str(named))
         if not (base / "config.json").is_file():
             raise RunError(

@@ -5,7 +5,6 @@ enough. transformers and vLLM read the format; it is written with the library's 
 """
 
 import importlib.util
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from data_tools.errors import RunError
 from training.base_model import HEAD, linear_layers
 from training.model_weights import Weights
+from training.report.tables import read_json
 from training.safetensors_file import TensorSpec
 
 LIBRARY = "compressed_tensors"
@@ -33,8 +33,7 @@ def check_library(where: str) -> None:
 
 def is_quantized(folder: Path) -> bool:
     """Return whether a model folder's weights are in a format of compressed-tensors."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    described = config.get("quantization_config")
+    described = read_json(folder / "config.json").get("quantization_config")
     return isinstance(described, dict) and described.get("quant_method") == METHOD
 
 

@@ -1,7 +1,9 @@
 """`shardtune chat` on a tiny model that has learnt one answer by heart."""
 
+import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from data_tools.chat import ChatTokenizer
@@ -114,6 +118,69 @@ def test_the_base_of_an_adapter_is_looked_for(model: Path, tmp_path: Path) -> No
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/gone", "peft_type": "LORA"}')
     with pytest.raises(RunError, match="no model folder there: got /gone"):
         load_model_folder(tmp_path)
+
+
+def damage(folder: Path, how: str) -> None:
+    """Damage a model folder as a broken copy or a wrong edit does."""
+    weights, settings = folder / "model.safetensors", folder / "config.json"
+    match how:
+        case "missing" | "misshaped":
+            tensors = load_file(weights)
+            name = "model.layers.1.mlp.up_proj.weight"
+            tensor = tensors.pop(name)
+            save_file(tensors if how == "missing" else tensors | {name: tensor[:5].clone()}, weights)
+        case "truncated":
+            weights.write_bytes(weights.read_bytes()[:-100])
+        case "no weights":
+            weights.unlink()
+        case "cut":
+            settings.write_text("{")
+        case "list":
+            settings.write_text("[1]")
+        case "adapter":
+            (folder / "adapter_config.json").write_text("[1]")
+        case _:
+            settings.write_text(json.dumps(json.loads(settings.read_text()) | json.loads(how)))
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("missing", r"the weights do not fit config.json: model.layers.1.mlp.up_proj.weight is missing;"),
+        ("misshaped", r"the weights do not fit config.json: \S+up_proj.weight is \[5, 32\], not \[64, 32\];"),
+        ('{"hidden_size": 64}', r"the weights do not fit config.json: .* and \d+ more;"),
+        ("truncated", "cannot be loaded: SafetensorError: "),
+        ("no weights", "cannot be loaded: OSError: "),
+        ("cut", r"config.json: damaged: .*expected a JSON object"),
+        ("list", "config.json: damaged: got list; expected a JSON object"),
+        ("adapter", "adapter_config.json: damaged: got list; expected a JSON object"),
+        ('{"model_type": "nix"}', "cannot be loaded: ValueError: .*`nix`"),
+        ('{"hidden_size": "many"}', "cannot be loaded: Strict.*'hidden_size' expected int"),
+        ('{"hidden_act": "nix"}', "cannot be loaded: KeyError: 'nix'"),
+    ],
+)
+def test_a_damaged_folder_is_named_and_never_answers(
+    model: Path, tmp_path: Path, how: str, said: str
+) -> None:
+    folder = shutil.copytree(model, tmp_path / "broken")
+    damage(folder, how)
+    with pytest.raises(RunError, match=rf"^{folder}\S*: {said}|^{folder}/{said}") as caught:
+        load_model_folder(folder, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_with_a_tensor_missing_is_refused(model: Path, tmp_path: Path) -> None:
+    network = AutoModelForCausalLM.from_pretrained(model)
+    get_peft_model(network, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    text = json.dumps(settings | {"base_model_name_or_path": str(model)})
+    (tmp_path / "adapter_config.json").write_text(text)
+    load_model_folder(tmp_path, device="cpu")
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    tensors.pop(next(iter(tensors)))
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(RunError, match="cannot be loaded: UserWarning: Found missing adapter keys"):
+        load_model_folder(tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize(

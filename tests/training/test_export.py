@@ -3,6 +3,7 @@
 The checkpoints are written here, without an engine; exports of real runs are in test_train.py and test_tuning.py.
 """
 
+import fcntl
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,11 +31,11 @@ from data_tools.shards import Shards, open_shards
 from tests.training.small_run import copy_small_run, make_small_run, write_run
 from training.base_model import base_fingerprint
 from training.chat import chat
-from training.checkpoint_files import Progress, partition, rank_file
+from training.checkpoint_files import CheckpointReader, Progress, partition, rank_file
 from training.config import load_run_config
 from training.data import PackOrder
 from training.evaluation.command import Choices, evaluate
-from training.export import export_run
+from training.export import _partial_folder, export_run
 from training.generation import Sampling
 from training.launch import check, find_devices
 from training.metrics import MetricsLog
@@ -267,6 +269,79 @@ def test_without_its_packs_a_run_is_exported_and_says_what_is_missing(
         export_run(run.path, None, tmp_path / "again")
 
 
+def test_one_export_at_a_time_writes_a_folder(whole: RunFolder, tmp_path: Path) -> None:
+    output, partial = tmp_path / "out", tmp_path / "out.partial"
+    (partial / "old").mkdir(parents=True)
+    (partial / "stale.bin").touch()  # of an export that was killed
+    with (partial / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match=r"out: another export is writing there; do: wait for it"):
+            export_run(whole.path, None, output)
+        assert (partial / "stale.bin").exists()
+    made = {path.name for path in export_run(whole.path, None, output).iterdir()}
+    assert "model.safetensors" in made
+    assert not made & {"old", "stale.bin", ".lock"}
+    assert not partial.exists()
+
+
+def test_a_folder_is_of_one_export_however_many_begin_at_once(tmp_path: Path) -> None:
+    for turn in range(20):
+        output = tmp_path / str(turn)
+        finished: list[int] = []
+        refused: list[Exception] = []
+        begin = threading.Barrier(4)
+
+        def write(number: int) -> None:
+            begin.wait()  # noqa: B023 - the threads end before the next turn
+            try:
+                with _partial_folder(output) as folder:  # noqa: B023
+                    for name in ("a", "b", "c"):
+                        (folder / name).write_text(str(number))
+            except RunError as error:
+                refused.append(error)  # noqa: B023
+            else:
+                finished.append(number)  # noqa: B023
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(finished) == 1
+        assert len(refused) == 3
+        assert {path.name: path.read_text() for path in output.iterdir()} == dict.fromkeys(
+            "abc", str(finished[0])
+        )
+
+
+def test_a_checkpoint_that_is_deleted_meanwhile_gives_way_to_the_newest(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, shards = prepare(write_run(project, name="keeps"))
+    write_checkpoint(run, load_file(project / "model" / "model.safetensors"), shards=shards)
+    old, new = (run.checkpoints / f"step-{step:06d}" for step in (STEP, STEP + 1))
+
+    class Pruned(CheckpointReader):
+        """The training saves and deletes before the files are opened."""
+
+        def __init__(self, folder: Path) -> None:
+            super().__init__(folder)
+            if folder == old:
+                shutil.copytree(old, new, dirs_exist_ok=True)
+                shutil.rmtree(old)
+
+    monkeypatch.setattr("training.export.CheckpointReader", Pruned)
+    kept = shutil.copytree(old, tmp_path / "kept")
+    assert (export_run(run.path, None, tmp_path / "out") / "model.safetensors").exists()
+    shutil.copytree(kept, old)
+    with pytest.raises(RunError, match=r"step-000003: was deleted by the running .*do: raise save\.keep"):
+        export_run(run.path, old.name, tmp_path / "named")
+    assert not (tmp_path / "named").exists()
+    next(new.glob("rank-*")).unlink()  # one that is there and damaged is told of as before
+    with pytest.raises(RunError, match="step-000004: the checkpoint is damaged"):
+        export_run(run.path, None, tmp_path / "damaged")
+
+
 @pytest.fixture(scope="module")
 def adapter(project: Path) -> RunFolder:
     """A run that has trained a LoRA of one layer beside a model with a card of its own."""
@@ -303,6 +378,26 @@ def test_an_adapter_has_a_card_and_only_merged_it_is_quantised(adapter: RunFolde
     assert "pip install compressed-tensors" in (merged / FILE_NAME).read_text()
     assert 'from_pretrained("merged")' in (merged / FILE_NAME).read_text()
     assert f"{ADAPTED}.weight_packed" in load_file(merged / "model.safetensors")
+
+
+def test_an_adapter_answers_beside_its_own_base_alone(
+    project: Path, adapter: RunFolder, exports: tuple[Path, Path], tmp_path: Path
+) -> None:
+    exported = export_run(adapter.path, None, tmp_path / "adapter")
+    assert load_model_folder(exported, device="cpu").base == project / "model"
+    settings = json.loads((exported / "adapter_config.json").read_text())
+    for base in exports:
+        text = json.dumps(settings | {"base_model_name_or_path": str(base)})
+        (exported / "adapter_config.json").write_text(text)
+        with pytest.raises(
+            RunError, match=r"adapter: adapter of another base: got one trained beside weights"
+        ):
+            load_model_folder(exported, device="cpu")
+    (
+        exported / "shardtune.json"
+    ).unlink()  # an adapter of peft's says nothing of its base, now the int8 export
+    with pytest.raises(RunError, match=r"/adapter: cannot be loaded: .*; expected a whole folder"):
+        load_model_folder(exported, device="cpu")
 
 
 def test_a_model_of_the_hub_s_cache_is_named_as_on_the_hub(tmp_path: Path) -> None:

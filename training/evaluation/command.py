@@ -85,6 +85,11 @@ def evaluate(model: Path, shards_folder: Path, choices: Choices, console: Consol
 
     Killed and started again it goes on where it was. Raises RunError, ShardError and TokenizerError.
     """
+    if (choices.output / "config.yaml").exists():
+        raise RunError(
+            f"--output: {choices.output}: is a run folder; expected a folder for results; do: name one in it, such as "
+            f"{choices.output / 'evaluation' / 'mine'}"
+        )
     shards = open_shards(shards_folder)
     own = ChatTokenizer.load(shards.tokenizer_folder, None)
     questions = _some(read_questions(shards, choices.splits, own), choices.limit)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,12 @@ from training.evaluation.results import KINDS, SCORED_FILE, Group, Results, read
 from training.evaluation.scores import Interval, paired_difference
 
 LOWER_IS_BETTER = ("loss", "perplexity")
+BEGIN_BYTES = 200
+# How a file begins that `write_matrix` has written.
+MATRIX_BEGINS = {
+    ".md": re.compile(rb"# \S+ by checkpoint\n\n\|"),
+    ".json": re.compile(rb'\{\n "metric": "[^"]*",\n "columns": \['),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +164,38 @@ def print_comparison(folders: Sequence[Path], *, metric: str, seed: int, console
     console.print(change_table(compare(a, b, metric=metric, seed=seed), a, b, metric=metric))
 
 
+def _check_matrix_file(path: Path) -> None:
+    """Raise RunError if a matrix may not be written there: a file that is not an earlier one stays as it is."""
+    if path.suffix not in MATRIX_BEGINS:
+        raise RunError(
+            f"--matrix: {path}: got {path.suffix or 'no suffix'}; expected a file named .md or .json"
+        )
+    if path.is_dir():
+        raise RunError(f"--matrix: {path}: is a folder; expected the name of a file such as matrix.md")
+    if path.exists():
+        with path.open("rb") as file:
+            begin = file.read(BEGIN_BYTES)
+        if not MATRIX_BEGINS[path.suffix].match(begin):
+            raise RunError(
+                f"--matrix: {path}: got a file that is not a matrix of shardtune eval; expected such a one, or none; "
+                "do: name another file, or remove it"
+            )
+
+
 def write_matrix(folders: Sequence[Path], path: Path, *, metric: str, console: Console) -> None:
     """Write the forgetting matrix of evaluations as Markdown, or as JSON if `path` says so. Raises RunError."""
     if len(folders) < 2:
         raise RunError(
             f"--matrix: got {len(folders)} folders; expected two or more that shardtune eval has written"
         )
+    _check_matrix_file(path)
     made = make_matrix(folders, metric=metric)
-    if path.suffix == ".json":
-        path.write_text(json.dumps(asdict(made), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    else:
-        path.write_text(matrix_markdown(made), encoding="utf-8")
+    text = (
+        json.dumps(asdict(made), indent=1, ensure_ascii=False) + "\n"
+        if path.suffix == ".json"
+        else matrix_markdown(made)
+    )
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
     console.print(f"wrote {path}: {len(made.rows)} groups x {len(made.columns)} evaluations")

@@ -36,7 +36,9 @@ def write_page(results: Results, outcomes: Sequence[Outcome], tokenizer: ChatTok
         total=len(answered),
         data=Markup(data),
     )
-    path.write_text(page, encoding="utf-8")
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
 
 
 def _badness(outcome: Outcome) -> tuple[float, float, int]:

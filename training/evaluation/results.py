@@ -149,10 +149,14 @@ def _perplexity(loss: float | None) -> float:
 def write_results(results: Results, folder: Path) -> Path:
     """Write results.json and results.md; return the first."""
     path = folder / FILE_NAME
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(asdict(results), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-    path.with_suffix(".md").write_text(markdown(results), encoding="utf-8")
+    texts = {
+        path.with_suffix(".md"): markdown(results),
+        path: json.dumps(asdict(results), indent=1, ensure_ascii=False) + "\n",
+    }
+    for file, text in texts.items():
+        partial = file.with_name(f"{file.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
     return path
 
 

@@ -23,6 +23,7 @@ from training.status.report import read_status, to_text
 
 TEMPLATES = Path(__file__).parent / "html"
 FILE_NAME = "report.html"
+BEGIN_BYTES = 2000  # of a report: more than its title, which holds the name of a run
 
 
 def write_report(run_folder: Path, output: Path | None, evaluations: Sequence[Path] = ()) -> Path:
@@ -35,11 +36,22 @@ def write_report(run_folder: Path, output: Path | None, evaluations: Sequence[Pa
     if path.is_dir() or not path.absolute().parent.is_dir():
         what = "is a folder" if path.is_dir() else f"there is no folder {path.absolute().parent}"
         raise RunError(f"--output: {path}: {what}; expected the name of a file such as report.html")
+    if path.exists() and not _is_report(path):
+        raise RunError(
+            f"--output: {path}: got a file that is not a report of shardtune; expected such a one, or none; do: name "
+            "another file, or remove it"
+        )
     text = render(run_folder, facts, evaluations)
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
     return path
+
+
+def _is_report(path: Path) -> bool:
+    with path.open("rb") as file:
+        begin = file.read(BEGIN_BYTES)
+    return begin.startswith(b"<!doctype html>") and b"run report</title>" in begin
 
 
 def render(run_folder: Path, facts: RunFacts, evaluations: Sequence[Path]) -> str:

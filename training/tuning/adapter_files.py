@@ -75,14 +75,32 @@ def continuation_mistakes(tuning: AddedTuning, folder: Path, model: Path) -> Ite
         if settings.get(key) != value:
             yield f"{where}: adapter of another kind: got {key} {settings.get(key)!r}; expected {value!r}"
     if (folder / PROVENANCE).exists():
-        base = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))["base_fingerprint"]
+        base = _made_beside(folder)
     else:
         named = Path(settings.get("base_model_name_or_path") or "")
         if not any(named.glob("*.safetensors")):
             return  # of no folder that is here; whether its tensors fit is seen when they are loaded
         base = base_fingerprint(named)
     if base != base_fingerprint(model):
-        yield (
-            f"{where}: adapter of another base: got one trained beside weights with the fingerprint {base[:12]}; "
-            f"expected {base_fingerprint(model)[:12]}, those in {model}; set model to the adapter's base"
-        )
+        yield f"{where}: {_of_another_base(base, model)}; set model to the adapter's base"
+
+
+def base_mistake(folder: Path, model: Path) -> str | None:
+    """Return what is wrong if the adapter in `folder` says that it was trained beside other weights than `model`'s."""
+    if not (folder / PROVENANCE).exists() or (base := _made_beside(folder)) == base_fingerprint(model):
+        return None
+    return (
+        f"{folder}: {_of_another_base(base, model)}; do: correct base_model_name_or_path in {folder / CONFIG}, or put "
+        "the weights back that it was trained on"
+    )
+
+
+def _made_beside(folder: Path) -> str:
+    return str(json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))["base_fingerprint"])
+
+
+def _of_another_base(base: str, model: Path) -> str:
+    return (
+        f"adapter of another base: got one trained beside weights with the fingerprint {base[:12]}; "
+        f"expected {base_fingerprint(model)[:12]}, those in {model}"
+    )

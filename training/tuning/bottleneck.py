@@ -64,8 +64,10 @@ def add_bottlenecks(model: PreTrainedModel, size: int) -> None:
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Put the bottlenecks of an exported adapter into a plain model, in place."""
+    """Put the bottlenecks of an exported adapter into a plain model, in place. Raises ValueError if they do not fit."""
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     add_bottlenecks(model, settings["size"])
     loaded = model.load_state_dict(load_file(folder / "adapter_model.safetensors"), strict=False)
-    assert not loaded.unexpected_keys, loaded.unexpected_keys
+    missing = [name for name in loaded.missing_keys if ".bottleneck." in name]
+    if missing or loaded.unexpected_keys:
+        raise ValueError(f"weights missing: {missing}; not of the model: {loaded.unexpected_keys}")

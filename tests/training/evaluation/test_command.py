@@ -48,6 +48,10 @@ def shardtune(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_results_tables_page_and_tensorboard(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for name in ("report.html", "results.md"):  # whoever reads the old file reads on in it
+        (tmp_path / "out" / name).write_text("old")
+        (tmp_path / name).hardlink_to(tmp_path / "out" / name)
     made = shardtune(
         *(project / "model", project / "shards", "--max-new-tokens", 8, "--output", tmp_path / "out"),
         *("--tensorboard", tmp_path / "board", "--step", 7),
@@ -66,6 +70,7 @@ def test_results_tables_page_and_tensorboard(project: Path, tmp_path: Path) -> N
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("What is") >= whole.answers
     assert list((tmp_path / "board").glob("events*"))
+    assert [(tmp_path / name).read_text() for name in ("report.html", "results.md")] == ["old", "old"]
 
     loss = plain_loss(project)
     assert whole.scores["loss"].value == pytest.approx(loss, abs=1e-5)
@@ -207,6 +212,14 @@ def test_two_evaluations_side_by_side(project: Path, tmp_path: Path) -> None:
     assert matrix.forgotten([50.0, 60.0, 45.0]) == 15.0
     assert shardtune("--matrix", tmp_path / "m.md", a, b).returncode == 0
     assert "forgotten" in (tmp_path / "m.md").read_text()
+    for file in (tmp_path / "m.md", tmp_path / "m.json"):
+        for _ in range(2):  # an earlier matrix gives way
+            assert shardtune("--matrix", file, a, b).returncode == 0
+        file.write_text("mine")
+        refused = shardtune("--matrix", file, a, b)
+        assert refused.returncode == 2
+        assert "got a file that is not a matrix of shardtune eval" in refused.stderr
+        assert file.read_text() == "mine"
     with pytest.raises(RunError, match="--metric: no evaluation has it"):
         make_matrix([a, b], metric="beauty")
     with pytest.raises(RunError, match="expected one of exact_match"):
@@ -240,10 +253,19 @@ def test_answers_of_another_way_of_drawing_are_not_mixed_in(project: Path, tmp_p
         (["--compare", "MODEL"], "--compare: got 1 folders"),
         (["--compare", "MODEL", "SHARDS"], "expected the folder of an evaluation"),
         (["--matrix", "m.md", "MODEL"], "--matrix: got 1 folders"),
+        (
+            ["--matrix", "run.yaml", "MODEL", "MODEL"],
+            "run.yaml: got .yaml; expected a file named .md or .json",
+        ),
+        (["--matrix", "m.md", "--compare", "MODEL", "MODEL"], "got --compare and --matrix; expected one"),
+        (["MODEL", "SHARDS", "--metric", "loss"], "--metric: got loss without --compare or --matrix"),
+        (["MODEL", "SHARDS", "--step", "3"], "--step: got 3 without --tensorboard"),
+        (["MODEL", "SHARDS", "--output", "RUN"], "is a run folder; expected a folder for results"),
     ],
 )
-def test_each_mistake_gets_one_line(project: Path, arguments: list[str], said: str) -> None:
-    places = {"MODEL": project / "model", "SHARDS": project / "shards"}
+def test_each_mistake_gets_one_line(project: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    places = {"MODEL": project / "model", "SHARDS": project / "shards", "RUN": tmp_path}
+    (tmp_path / "config.yaml").touch()
     result = shardtune(*(places.get(argument, argument) for argument in arguments))
     assert result.returncode == 2
     assert said in result.stderr

@@ -132,6 +132,14 @@ def test_mistakes_of_the_user(run: RunFolder, tmp_path: Path) -> None:
         write_report(run.path, tmp_path)
     with pytest.raises(RunError, match=r"--output: .*: there is no folder"):
         write_report(run.path, tmp_path / "no" / "report.html")
+    (tmp_path / "run.yaml").write_text("name: mine\n")
+    with pytest.raises(
+        RunError, match=r"--output: .*run\.yaml: got a file that is not a report of shardtune"
+    ):
+        write_report(run.path, tmp_path / "run.yaml")
+    assert (tmp_path / "run.yaml").read_text() == "name: mine\n"
+    for _ in range(2):  # an earlier report gives way
+        write_report(run.path, tmp_path / "report.html")
     with pytest.raises(RunError, match="expected the folder of an evaluation"):
         write_report(run.path, None, [tmp_path])
     run.environment_path.write_text("[1]")
