@@ -3,21 +3,22 @@
 Works on the checkpoint's files alone: no GPU, no process group, and one weight in memory at a time.
 """
 
-import fcntl
+import errno
 import logging
 import os
 import shutil
+import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
 from data_tools.chat import ChatTokenizer
 from data_tools.errors import RunError
-from data_tools.output_lock import LOCK_NAME
 from data_tools.shard_index import TOKENIZER_FOLDER
 from training.checkpoint_files import (
     DONE,
@@ -124,6 +125,7 @@ def _export_checkpoint(
             partial,
             is_adapter=is_adapter,
             quantized=quantized,
+            name=output.name,
         )
 
 
@@ -132,55 +134,35 @@ def _check_free(output: Path) -> None:
         raise RunError(f"{output}: exists and is not empty; export to another folder, or remove it")
 
 
-def _lock(partial: Path, output: Path) -> TextIOWrapper:
-    """Return the open lock file in `partial`, held; closing it lets it go. Raises RunError if another has it."""
-    busy = RunError(
-        f"{output}: another export is writing there; do: wait for it, or export to another folder"
-    )
-    path = partial / LOCK_NAME
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        lock = path.open("a")
-    except (FileNotFoundError, FileExistsError):
-        if partial.is_file():
-            raise
-        raise busy from None  # renamed by one that has finished, between the two lines or within the first
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Another may have finished since the file was opened: then this is the lock of its folder.
-        if os.path.samestat(path.stat(), os.fstat(lock.fileno())):
-            return lock
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except OSError as error:
-        logger.warning(
-            "%s: cannot be locked: %s; no two exports may write it at once", partial, error.strerror
-        )
-        return lock
-    lock.close()
-    raise busy
-
-
 @contextmanager
 def _partial_folder(output: Path) -> Iterator[Path]:
-    """Give an empty OUTPUT.partial that no other export writes to; it becomes `output` when all went well.
+    """Give a folder OUTPUT.partial-… that is this export's alone; it becomes `output` when all went well.
 
-    The lock lies in the folder and goes with it to its new name, still held: nobody can begin in between. What a
-    killed export has left there is removed. Raises RunError.
+    Of exports that begin at the same moment the first one to finish has the folder. What a killed one on this machine
+    has left is removed. Raises RunError.
     """
-    partial = output.with_name(f"{output.name}.partial")
-    with _lock(partial, output):
-        _check_free(output)
-        for left in partial.iterdir():
-            if left.is_dir():
-                shutil.rmtree(left)
-            elif left.name != LOCK_NAME:
-                left.unlink()
+    mine = f"{output.name}.partial-{socket.gethostname()}-"
+    for left in output.parent.glob(f"{mine}*"):
+        pid = left.name.removeprefix(mine).partition("-")[0]
+        if pid.isdecimal() and psutil.pid_exists(int(pid)):
+            raise RunError(
+                f"{output}: another export is writing there; do: wait for it, or export to another folder"
+            )
+        shutil.rmtree(left, ignore_errors=True)
+    partial = output.with_name(f"{mine}{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    partial.mkdir(parents=True)
+    try:
         yield partial
-        if output.exists():
-            output.rmdir()
-        partial.rename(output)
-        (output / LOCK_NAME).unlink()
+        try:
+            partial.rename(output)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise RunError(
+                f"{output}: another export has written it meanwhile; do: look at that one, or export to another folder"
+            ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check_quantize(config: RunConfig, *, is_adapter: bool) -> None:

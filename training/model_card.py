@@ -61,12 +61,13 @@ def write_card(
     progress: Progress,
     folder: Path,
     *,
+    name: str,
     is_adapter: bool,
     quantized: Section | None = None,
 ) -> None:
     """Write README.md into the folder of an export whose weights are there already.
 
-    quantized: what was measured of weights that were quantised.
+    name: of the folder that it becomes. quantized: what was measured of weights that were quantised.
     """
     environment = read_json(run.environment_path)
     index = read_shards_index(config, progress.shards_fingerprint)
@@ -87,7 +88,7 @@ def write_card(
     load = LOAD_MODEL
     if is_adapter:
         load = LOAD_BOTTLENECK if isinstance(config.tuning, AdapterTuning) else LOAD_ADAPTER
-    load = load.replace('"exported"', json.dumps(folder.name.removesuffix(".partial")))
+    load = load.replace('"exported"', json.dumps(name))
     blocks = [
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         f"# {_cell(config.name)}, step {progress.step}",

@@ -117,7 +117,7 @@ def test_ctrl_c_leaves_the_job_alone(slurm: SlurmBox, run_folder: Path, shown: l
     assert f"job {job} is" in process.stdout.readline()
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=90)
     assert process.returncode == 130
     assert f"job {job} goes on; see it with: shardtune status {run_folder}" in output
     assert slurm.job(job)["JobState"] == "RUNNING"

@@ -3,12 +3,12 @@
 The checkpoints are written here, without an engine; exports of real runs are in test_train.py and test_tuning.py.
 """
 
-import fcntl
 import importlib.util
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -270,18 +270,22 @@ def test_without_its_packs_a_run_is_exported_and_says_what_is_missing(
 
 
 def test_one_export_at_a_time_writes_a_folder(whole: RunFolder, tmp_path: Path) -> None:
-    output, partial = tmp_path / "out", tmp_path / "out.partial"
-    (partial / "old").mkdir(parents=True)
-    (partial / "stale.bin").touch()  # of an export that was killed
-    with (partial / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    output = tmp_path / "out"
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    others = tmp_path / f"out.partial-{socket.gethostname()}-{sleeper.pid}-abc"
+    others.mkdir(parents=True)
+    (others / "stale.bin").touch()
+    try:
         with pytest.raises(RunError, match=r"out: another export is writing there; do: wait for it"):
             export_run(whole.path, None, output)
-        assert (partial / "stale.bin").exists()
-    made = {path.name for path in export_run(whole.path, None, output).iterdir()}
+        assert (others / "stale.bin").exists()
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    made = {path.name for path in export_run(whole.path, None, output).iterdir()}  # the other one was killed
     assert "model.safetensors" in made
-    assert not made & {"old", "stale.bin", ".lock"}
-    assert not partial.exists()
+    assert "stale.bin" not in made
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_folder_is_of_one_export_however_many_begin_at_once(tmp_path: Path) -> None:

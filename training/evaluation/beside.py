@@ -65,7 +65,6 @@ def _export(run_folder: Path, name: str, *, must_be_there: bool) -> bool:
         if must_be_there or (run_folder / "checkpoints" / name / DONE).exists():
             raise
         logger.info("%s: was deleted by save.keep while it was read; the newest is taken instead", name)
-        shutil.rmtree(model.with_name(f"{MODEL}.partial"), ignore_errors=True)
         return False
     return True
 
