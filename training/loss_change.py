@@ -5,19 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from data_tools.errors import RunError
 from data_tools.shards import Split, open_shards
-from training.evaluation.forced import force_documents
+from training.evaluation.forced import Document, force_documents
 from training.model_folder import ModelFolder, load_model_folder
 from training.model_weights import RoundedTensors
 
 SPLITS = ("validation", "test", "unseen_tasks", "train")  # the first that is there
 BATCH_SIZE = 4
-
-Document = tuple[NDArray[np.int32], NDArray[np.bool_]]  # ids [T], targets [T]
 
 
 @dataclass(frozen=True, slots=True)

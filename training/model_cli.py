@@ -138,6 +138,8 @@ def eval_(
         raise RunError(
             f"--step: got {step} without --tensorboard; do: name the TensorBoard folder, or leave it out"
         )
+    if tensorboard is not None and step is None:
+        raise RunError("--step: missing; expected the step at which the scores stand in --tensorboard")
     compared = metric or "exact_match"
     if compare:
         print_comparison(paths, metric=compared, seed=seed, console=make_console())
@@ -147,8 +149,6 @@ def eval_(
         return
     if len(paths) != 2:
         raise RunError(f"eval: got {len(paths)} paths; expected MODEL_DIR SHARDS")
-    if tensorboard is not None and step is None:
-        raise RunError("--step: missing; expected the step at which the scores stand in --tensorboard")
     model, shards = paths
     splits = tuple(dict.fromkeys(split or ["test"]))
     choices = Choices(

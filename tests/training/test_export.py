@@ -271,18 +271,18 @@ def test_without_its_packs_a_run_is_exported_and_says_what_is_missing(
 
 def test_one_export_at_a_time_writes_a_folder(whole: RunFolder, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    others = tmp_path / f"out.partial-{socket.gethostname()}-{sleeper.pid}-abc"
-    others.mkdir(parents=True)
-    (others / "stale.bin").touch()
-    try:
-        with pytest.raises(RunError, match=r"out: another export is writing there; do: wait for it"):
-            export_run(whole.path, None, output)
-        assert (others / "stale.bin").exists()
-    finally:
-        sleeper.kill()
-        sleeper.wait()
-    made = {path.name for path in export_run(whole.path, None, output).iterdir()}  # the other one was killed
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    living, killed = (
+        tmp_path / f"out.partial-{socket.gethostname()}-{pid}-abc" for pid in (os.getppid(), ended.pid)
+    )
+    living.mkdir()
+    (living / "stale.bin").touch()
+    with pytest.raises(RunError, match=r"out: another export is writing there; do: wait for it"):
+        export_run(whole.path, None, output)
+    living.rename(killed)
+    assert (killed / "stale.bin").exists()
+    made = {path.name for path in export_run(whole.path, None, output).iterdir()}
     assert "model.safetensors" in made
     assert "stale.bin" not in made
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -260,6 +260,7 @@ def test_answers_of_another_way_of_drawing_are_not_mixed_in(project: Path, tmp_p
         (["--matrix", "m.md", "--compare", "MODEL", "MODEL"], "got --compare and --matrix; expected one"),
         (["MODEL", "SHARDS", "--metric", "loss"], "--metric: got loss without --compare or --matrix"),
         (["MODEL", "SHARDS", "--step", "3"], "--step: got 3 without --tensorboard"),
+        (["MODEL", "SHARDS", "--tensorboard", "board"], "--step: missing; expected the step"),
         (["MODEL", "SHARDS", "--output", "RUN"], "is a run folder; expected a folder for results"),
     ],
 )
