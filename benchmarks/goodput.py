@@ -47,6 +47,7 @@ def measure(folder: Path, *, seconds: float, preemptions: int, save_steps: int) 
             folder / "project",
             "goodput",
             steps=10**6,
+            batch={"packs_per_step": 16},
             launch={"gpus_per_node": 1},
             save={"every_steps": save_steps, "keep": 1},
             evaluate={"every_steps": 10**6, "max_packs": 1},
@@ -87,7 +88,7 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=600.0, help="of training before each preemption")
     parser.add_argument("--preemptions", type=int, default=5)
-    parser.add_argument("--save-steps", type=int, default=600, help="about two minutes of them")
+    parser.add_argument("--save-steps", type=int, default=200, help="about two minutes of them")
     parser.add_argument("--output", type=Path)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from data_tools.errors import RunError
 from training.best import Best
 from training.monitoring.trend import Trend
+from training.safetensors_file import CheckedFile
 
 FORMAT_VERSION = 1
 DONE = "DONE"
@@ -146,7 +147,7 @@ class CheckpointReader:
         self.progress = read_progress(folder)
 
     @cached_property
-    def _files(self) -> list[Any]:
+    def _files(self) -> list[CheckedFile]:
         world_size = self.progress.world_size
         paths = [rank_file(self.folder, rank, world_size) for rank in range(world_size)]
         missing = [path.name for path in paths if not path.exists()]
@@ -156,29 +157,39 @@ class CheckpointReader:
             )
         return [self._open(path) for path in paths]
 
-    def _open(self, path: Path) -> Any:
+    def _open(self, path: Path) -> CheckedFile:
         try:
-            return safe_open(path, framework="pt")
+            return CheckedFile(path)
         except SafetensorError as error:
             raise RunError(f"{path}: the checkpoint is damaged: {error}; {WAY_OUT}") from None
 
+    def _slice(self, rank: int, key: str) -> torch.Tensor:
+        """Return what a rank's file holds of a tensor, whole: only so can its checksum be seen to be right."""
+        try:
+            return self._files[rank].read(key)
+        except SafetensorError as error:
+            path = rank_file(self.folder, rank, self.progress.world_size)
+            raise RunError(f"{path}: the checkpoint is damaged: {error}; {WAY_OUT}") from None
+
     def read(self, kind: str, name: str, start: int, stop: int) -> torch.Tensor:
-        """Return elements [start, stop) of a flattened parameter's `kind` (master, exp_avg, …), float32."""
+        """Return elements [start, stop) of a flattened parameter's `kind` (master, exp_avg, …), float32.
+
+        Raises RunError if the data are damaged.
+        """
         numel = torch.Size(self.progress.shapes[name]).numel()
         pieces = []
-        for rank, file in enumerate(self._files):
+        for rank in range(self.progress.world_size):
             first, last = partition(numel, rank, self.progress.world_size)
             begin, end = max(start, first), min(stop, last)
             if begin < end:
-                pieces.append(file.get_slice(f"{kind}|{name}")[begin - first : end - first])
+                pieces.append(self._slice(rank, f"{kind}|{name}")[begin - first : end - first])
         return torch.cat(pieces) if pieces else torch.zeros(0)
 
     def states(self, name: str) -> dict[str, torch.dtype]:
         """Return the optimizer's states of a parameter and their types; not all have all `optimizer_states`."""
         file = self._files[0]
         keys = {kind: f"{kind}|{name}" for kind in self.progress.optimizer_states}
-        there = set(file.keys())
-        return {kind: file.get_slice(key)[:0].dtype for kind, key in keys.items() if key in there}
+        return {kind: file.dtype(key) for kind, key in keys.items() if key in file.names}
 
     def weight(self, name: str) -> torch.Tensor:
         """Return a whole parameter in its shape, float32."""

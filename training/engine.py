@@ -1,5 +1,6 @@
 """The DeepSpeed engine of a run: built, put where the run stands, and driven by the optimizer's settings."""
 
+import importlib
 import inspect
 import logging
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.ops.adam import DeepSpeedCPUAdam
+from deepspeed.runtime import compiler
 
 from data_tools.errors import RunError
 from data_tools.shards import Shards
@@ -50,6 +52,8 @@ def initialize(
         ours = Lion(groups, lr=optim.lr, betas=optim.betas, weight_decay=0.0)
     elif optim.name == "adamw8bit":
         ours = Adam8bit(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=0.0)
+    if optim.name != "muon":
+        _load_muon_uncompiled()
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=ours,
@@ -60,6 +64,20 @@ def initialize(
     _mend_nvme_prefetch(engine)
     _mend_forgetting(engine)
     return engine
+
+
+def _load_muon_uncompiled() -> None:
+    """Spare a run without Muon torch's compiler: two seconds of each start.
+
+    DeepSpeed 0.19.8 loads its Muon to see that the optimizer is another one, and what is to be compiled there loads the
+    compiler at once.
+    """
+    compiled = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    finally:
+        compiler.compile = compiled
 
 
 def _mend_nvme_prefetch(engine: deepspeed.DeepSpeedEngine) -> None:

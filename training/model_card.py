@@ -17,8 +17,9 @@ from training.base_model import base_fingerprint
 from training.checkpoint_files import Progress
 from training.config import RunConfig
 from training.data import epoch_permutation
+from training.json_file import read_json
 from training.metrics import read_metrics
-from training.report.tables import Section, data_sections, evaluation_section, read_json, read_shards_index
+from training.report.tables import Section, data_sections, evaluation_section, read_shards_index
 from training.run_folder import RunFolder, flatten
 from training.tuning.settings import AdapterTuning
 

@@ -13,8 +13,8 @@ import torch
 
 from data_tools.chat import ChatTokenizer
 from data_tools.errors import RunError
+from training.json_file import read_json
 from training.quantized import check_library, is_quantized
-from training.report.tables import read_json
 from training.tuning.adapter_files import base_mistake
 
 Precision = Literal["auto", "bf16", "fp32"]

@@ -13,8 +13,8 @@ import torch
 
 from data_tools.errors import RunError
 from training.base_model import HEAD, linear_layers
+from training.json_file import read_json
 from training.model_weights import Weights
-from training.report.tables import read_json
 from training.safetensors_file import TensorSpec
 
 LIBRARY = "compressed_tensors"

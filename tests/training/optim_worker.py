@@ -14,6 +14,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.zero.muon import original_muon
 from deepspeed.utils import safe_get_full_fp32_param
 
 from data_tools.shards import Shards, open_shards
@@ -37,8 +38,14 @@ from training.step import StepResult, train_step
 NUM_STEPS, SAVED_STEP = 4, 2
 
 
+def float32(ns_method: str = "gram") -> torch.dtype:
+    """Return the type of Muon's iterations here. On a CPU that has fp16 its rounding would hide an error of ours."""
+    return torch.float32
+
+
 def main() -> None:
     watch_parent()
+    original_muon.ns_compute_dtype = float32
     config_path = Path(sys.argv[1])
     config, world = read_run_config(config_path), init_world()
     results = []

@@ -1,5 +1,6 @@
 """`shardtune chat` on a tiny model that has learnt one answer by heart."""
 
+import importlib.util
 import json
 import os
 import pty
@@ -19,8 +20,10 @@ from data_tools.chat import ChatTokenizer
 from data_tools.conversation import Conversation, Message
 from data_tools.errors import RunError
 from tests.training.small_run import make_small_run
+from training.base_model import base_fingerprint
 from training.generation import Sampling, answer
 from training.model_folder import ModelFolder, load_model_folder
+from training.tuning.adapter_files import PROVENANCE
 
 QUESTION, ANSWER = "What is 2 plus 3?", "2 plus 3 is 5."
 
@@ -180,6 +183,15 @@ def test_an_adapter_with_a_tensor_missing_is_refused(model: Path, tmp_path: Path
     tensors.pop(next(iter(tensors)))
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     with pytest.raises(RunError, match="cannot be loaded: UserWarning: Found missing adapter keys"):
+        load_model_folder(tmp_path, device="cpu")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_an_adapter_on_4_bits_says_what_it_needs(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(model)}))
+    made = {"method": "qlora", "double_quant": True, "base_fingerprint": base_fingerprint(model)}
+    (tmp_path / PROVENANCE).write_text(json.dumps(made))
+    with pytest.raises(RunError, match=r"needs bitsandbytes.* not installed; run: pip install bitsandbytes"):
         load_model_folder(tmp_path, device="cpu")
 
 

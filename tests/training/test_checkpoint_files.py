@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from data_tools.errors import RunError
 from training.checkpoint_files import (
@@ -18,6 +18,7 @@ from training.checkpoint_files import (
     partition,
     rank_file,
 )
+from training.safetensors_file import SafetensorsWriter, TensorSpec
 
 WEIGHT = torch.arange(35, dtype=torch.float32)
 
@@ -27,7 +28,9 @@ def write_checkpoint(folder: Path, world_size: int = 3) -> Path:
     folder.mkdir(parents=True)
     for rank in range(world_size):
         start, stop = partition(35, rank, world_size)
-        save_file({"master|w": WEIGHT[start:stop].clone()}, rank_file(folder, rank, world_size))
+        spec = TensorSpec(torch.float32, (stop - start,))
+        with SafetensorsWriter(rank_file(folder, rank, world_size), {"master|w": spec}) as file:
+            file.write("master|w", WEIGHT[start:stop])
     progress = Progress(7, 28, "f", 17, world_size, 7, ("exp_avg",), (), {"w": (5, 7)}, {})
     (folder / "progress.json").write_text(json.dumps(asdict(progress)))
     (folder / "DONE").touch()
@@ -81,7 +84,7 @@ def test_a_progress_file_that_was_changed_by_hand_is_named(tmp_path: Path, text:
     assert line.endswith("remove its folder to go on from the one before")
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "progress", "version"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "header", "progress", "version"])
 def test_damage_is_named_with_the_way_out(tmp_path: Path, damage: str) -> None:
     folder = write_checkpoint(tmp_path / "step-000007")
     file = rank_file(folder, 1, 3)
@@ -90,6 +93,10 @@ def test_damage_is_named_with_the_way_out(tmp_path: Path, damage: str) -> None:
         file.unlink()
     elif damage == "truncated":
         file.write_bytes(file.read_bytes()[:-5])
+    elif damage in ("flipped", "header"):
+        content = bytearray(file.read_bytes())
+        content[-30 if damage == "flipped" else content.index(b"F32")] ^= 1
+        file.write_bytes(content)
     elif damage == "progress":
         progress.write_text(progress.read_text()[:20])
     else:
@@ -97,3 +104,10 @@ def test_damage_is_named_with_the_way_out(tmp_path: Path, damage: str) -> None:
     expected = "got version 99" if damage == "version" else "damaged.*remove its folder"
     with pytest.raises(RunError, match=expected):
         CheckpointReader(folder).weight("w")
+
+
+def test_a_checkpoint_of_before_there_were_checksums_is_read(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "step-000007")
+    for file in folder.glob("rank-*"):
+        save_file(load_file(file), file)
+    assert torch.equal(CheckpointReader(folder).weight("w"), WEIGHT.reshape(5, 7))

@@ -1,16 +1,19 @@
 """Every optimizer and every addition to the loss under ZeRO-3: against plain PyTorch, and resumed to the last bit."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from deepspeed.runtime.zero.muon import original_muon
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from data_tools.shards import open_shards
 from tests.training.harness import Project, make_project
+from tests.training.optim_worker import float32
 from tests.training.ranks import run_ranks
 from training.config import RunConfig, load_run_config
 from training.data import PackOrder
@@ -73,10 +76,8 @@ def plain_optimizer(model: PreTrainedModel, config: RunConfig) -> torch.optim.Op
     if optim.name == "sgd":
         return torch.optim.SGD(groups, momentum=0.9)
     if optim.name == "muon":
-        from deepspeed.runtime.zero.muon.original_muon import SingleDeviceMuonWithAuxAdam
-
         rest = [{k: v for k, v in group.items() if k != "scale"} for group in groups]
-        muon: torch.optim.Optimizer = SingleDeviceMuonWithAuxAdam(rest)
+        muon: torch.optim.Optimizer = original_muon.SingleDeviceMuonWithAuxAdam(rest)
         for group, made in zip(groups, muon.param_groups, strict=True):
             made["scale"] = group["scale"]
         return muon
@@ -214,11 +215,12 @@ class Cases:
 
 
 @pytest.fixture
-def cases(tiny: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cases:
+def cases(tiny: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cases]:
     """Return no cases yet. Muon's kernels are not compiled: that takes minutes here, and its numbers are the same."""
     monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
-    torch.compiler.set_stance("force_eager")
-    return Cases(tiny, tmp_path)
+    monkeypatch.setattr(original_muon, "ns_compute_dtype", float32)  # as in the ranks
+    with torch.compiler.set_stance("force_eager"):
+        yield Cases(tiny, tmp_path)
 
 
 def test_an_offloaded_optimizer_equals_plain_pytorch_and_resumes_to_the_last_bit(cases: Cases) -> None:

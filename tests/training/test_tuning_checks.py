@@ -150,6 +150,28 @@ def test_an_adapter_of_another_base_or_kind_is_refused(made: Path, tmp_path: Pat
     assert "adapter of another base" in said(folder, tuning=tuning, model="other")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("adapter_config.json", "{", "adapter_config.json: damaged: "),
+        ("adapter_config.json", "[]", "got list; expected a JSON object"),
+        (PROVENANCE, "\x00", f"{PROVENANCE}: damaged: "),
+        (PROVENANCE, "{}", "has no base_fingerprint; do: export the adapter again"),
+    ],
+)
+def test_a_damaged_adapter_to_go_on_from_is_named(
+    made: Path, tmp_path: Path, name: str, text: str, expected: str
+) -> None:
+    folder = copy_small_run(made, tmp_path / "run").parent
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").touch()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    (adapter / name).write_text(text)
+    (line,) = said(folder, tuning={"method": "lora", "continue_from": "adapter"}).splitlines()
+    assert expected in line
+
+
 def test_new_tokens_are_taken_on_request_and_only_where_they_are_trained(made: Path, tmp_path: Path) -> None:
     run_yaml = copy_small_run(made, tmp_path / "run")
     folder, path = run_yaml.parent, run_yaml.parent / "model" / "config.json"

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from data_tools.shard_index import ROWS_NAME
 from data_tools.shards import ShardFile, Shards
@@ -76,17 +76,15 @@ def _tokens_of_packs(shards: Shards) -> npt.NDArray[np.int64]:
 
 def _tokens_once(shards: Shards) -> npt.NDArray[np.int64]:
     """Return the tokens of each source in the train split with every conversation taken once, int64 [sources]."""
-    rows = ds.dataset(shards.folder / ROWS_NAME)
-    packed = (
-        pc.field("tokens").cast(pa.int64())
-        + pc.field("repeated_tokens").cast(pa.int64())
-        - pc.field("cut_tokens").cast(pa.int64())
-    )
-    taken = (pc.field("split") == SPLIT) & (pc.field("copies") > 0)
     sums = dict.fromkeys([source.name for source in shards.sources], 0)
-    batches = rows.scanner(columns={"source": pc.field("source"), "tokens": packed}, filter=taken)
-    for batch in batches.to_batches():
-        counted = pa.table(batch).group_by("source").aggregate([("tokens", "sum")]).to_pylist()
-        for row in counted:
-            sums[row["source"]] += row["tokens_sum"]
+    columns = ["source", "split", "copies", "tokens", "repeated_tokens", "cut_tokens"]
+    with pq.ParquetFile(shards.folder / ROWS_NAME) as rows:
+        for batch in rows.iter_batches(columns=columns):
+            taken = pc.and_(pc.equal(batch["split"], SPLIT), pc.greater(batch["copies"], 0))
+            kept = batch.filter(taken)
+            tokens, repeated, cut = (kept[name].cast(pa.int64()) for name in columns[3:])
+            packed = pc.subtract(pc.add(tokens, repeated), cut)
+            table = pa.table({"source": kept["source"], "tokens": packed})
+            for row in table.group_by("source").aggregate([("tokens", "sum")]).to_pylist():
+                sums[row["source"]] += row["tokens_sum"]
     return np.array(list(sums.values()), np.int64)

@@ -6,13 +6,13 @@ from pathlib import Path
 import jinja2
 
 from data_tools.errors import RunError
+from training.json_file import read_json
 from training.report.curves import HEIGHT, WIDTH, run_charts
 from training.report.tables import (
     Section,
     data_sections,
     evaluation_section,
     plan_section,
-    read_json,
     read_shards_index,
     result_sections,
     starts_section,

@@ -1,6 +1,5 @@
 """The tables of a run's report: plan against measured, starts, data, evaluations. Each is (head, rows) of text."""
 
-import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.errors import RunError, SettingsError, ShardError, ShardtuneError
+from data_tools.errors import SettingsError, ShardError, ShardtuneError
 from data_tools.formats import get_format
 from data_tools.shard_index import REJECTS_NAME, ROWS_NAME, Index, SourceInfo, SplitInfo, read_index
 from data_tools.shards import open_shards
@@ -245,16 +244,3 @@ def result_sections(folders: Sequence[Path]) -> Iterator[Section]:
         head, *rows = table_cells(groups, "of")
         title = f"shardtune eval: {results.about['split']}, answered by {results.about['model']}"
         yield Section(title, tuple(head), tuple(map(tuple, rows)))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object of the run folder; an empty one where there is no such file. Raises RunError."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise RunError(f"{path}: damaged: {error}; expected a JSON object") from None
-    if not isinstance(value, dict):
-        raise RunError(f"{path}: damaged: got {type(value).__name__}; expected a JSON object")
-    return value

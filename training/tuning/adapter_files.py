@@ -4,12 +4,13 @@ peft is not needed here: what its files call things is known by heart. `shardtun
 weights the adapter belongs.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data_tools.errors import RunError
 from training.base_model import base_fingerprint
+from training.json_file import read_json
 from training.tuning.settings import (
     AdaloraTuning,
     AdapterTuning,
@@ -70,14 +71,14 @@ def continuation_mistakes(tuning: AddedTuning, folder: Path, model: Path) -> Ite
     if missing:
         yield f"{where}: has no {' and no '.join(missing)}; expected the folder of an adapter"
         return
-    settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    settings = read_json(folder / CONFIG)
     for key, value in described_as(tuning).items():
         if settings.get(key) != value:
             yield f"{where}: adapter of another kind: got {key} {settings.get(key)!r}; expected {value!r}"
     if (folder / PROVENANCE).exists():
         base = _made_beside(folder)
     else:
-        named = Path(settings.get("base_model_name_or_path") or "")
+        named = Path(str(settings.get("base_model_name_or_path") or ""))
         if not any(named.glob("*.safetensors")):
             return  # of no folder that is here; whether its tensors fit is seen when they are loaded
         base = base_fingerprint(named)
@@ -96,7 +97,12 @@ def base_mistake(folder: Path, model: Path) -> str | None:
 
 
 def _made_beside(folder: Path) -> str:
-    return str(json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))["base_fingerprint"])
+    made = read_json(folder / PROVENANCE)
+    if "base_fingerprint" not in made:
+        raise RunError(
+            f"{folder / PROVENANCE}: damaged: has no base_fingerprint; do: export the adapter again"
+        )
+    return str(made["base_fingerprint"])
 
 
 def _of_another_base(base: str, model: Path) -> str:

@@ -7,7 +7,6 @@ y + up(gelu(down(y))). `up` begins as zero, so that training starts from the mod
     load_adapter(model, folder)        # a folder that `shardtune export` wrote
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -15,6 +14,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
+
+from training.json_file import read_json
 
 # The last linear layers of attention and MLP, in every type of model that packed attention is proved for.
 PLACES = ("self_attn.o_proj", "mlp.down_proj")
@@ -65,7 +66,7 @@ def add_bottlenecks(model: PreTrainedModel, size: int) -> None:
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Put the bottlenecks of an exported adapter into a plain model, in place. Raises ValueError if they do not fit."""
-    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    settings = read_json(folder / "adapter_config.json")
     add_bottlenecks(model, settings["size"])
     loaded = model.load_state_dict(load_file(folder / "adapter_model.safetensors"), strict=False)
     missing = [name for name in loaded.missing_keys if ".bottleneck." in name]

@@ -15,7 +15,7 @@ from training.config import RunConfig
 from training.safetensors_file import SafetensorsWriter, TensorSpec
 from training.tuning.adapter_files import CONFIG, PROVENANCE, WEIGHTS, described_as, tensor_name
 from training.tuning.merge import BaseWeights, principal_parts
-from training.tuning.methods import make_peft_config
+from training.tuning.peft_layers import make_peft_config
 from training.tuning.settings import (
     AdapterTuning,
     AddedTuning,

@@ -1,5 +1,6 @@
 """An export loaded as plain transformers and peft load it: a whole model, or an adapter beside its base."""
 
+import importlib.util
 import logging
 import pickle
 import textwrap
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from data_tools.errors import RunError
-from training.report.tables import read_json
+from training.json_file import read_json
 from training.tuning.adapter_files import CONFIG, PROVENANCE, WEIGHTS
 from training.tuning.bottleneck import load_adapter
 from training.tuning.methods import keep_quantized_layers_training, quantization
@@ -53,6 +54,11 @@ def load_exported(folder: Path, dtype: torch.dtype) -> PreTrainedModel | PeftMod
     made = read_json(folder / PROVENANCE)
     options: dict[str, Any] = {"dtype": dtype}
     if made.get("method") == QloraTuning().method:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise RunError(
+                f"{folder}: its base is loaded in 4 bits, as it was trained (qlora), which needs bitsandbytes, and "
+                "that is not installed; run: pip install bitsandbytes"
+            )
         options["quantization_config"] = quantization(double=made["double_quant"], dtype=dtype)
     model = _load_whole(base, options)
     with damage_in(folder), warnings.catch_warnings():

@@ -6,28 +6,22 @@ ranks the weights of rank 0 and partitions them.
 
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftConfig, inject_adapter_in_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from data_tools.errors import RunError
-from data_tools.settings import Settings
-from training.base_model import Shapes, linear_layers
+from training.base_model import Shapes
 from training.config import RunConfig
-from training.tuning.adapter_files import ADAPTER_NAME, WEIGHTS, tensor_name
+from training.tuning.adapter_files import WEIGHTS, tensor_name
 from training.tuning.bottleneck import add_bottlenecks
 from training.tuning.settings import (
-    AdaloraTuning,
     AdapterTuning,
     BitfitTuning,
     FullTuning,
-    Ia3Tuning,
-    LoraTuning,
-    QloraTuning,
 )
 
 
@@ -46,8 +40,11 @@ def tune(model: PreTrainedModel, config: RunConfig, shapes: Shapes) -> None:
     model.requires_grad_(False)
     if isinstance(tuning, AdapterTuning):
         add_bottlenecks(model, tuning.size)
-    elif (peft_config := make_peft_config(tuning, config.model, shapes)) is not None:
-        inject_adapter_in_model(peft_config, model, adapter_name=ADAPTER_NAME)
+    else:
+        # Here, since peft takes half a second to load, which most starts need not spend.
+        from training.tuning.peft_layers import inject
+
+        inject(model, tuning, config.model, shapes)
     for parameter in model.parameters():
         if parameter.requires_grad:  # one type for all that is trained: DeepSpeed lays them in one buffer
             parameter.data = parameter.data.to(model.dtype)
@@ -56,53 +53,6 @@ def tune(model: PreTrainedModel, config: RunConfig, shapes: Shapes) -> None:
 def trained_patterns(tuning: FullTuning | BitfitTuning) -> tuple[str, ...]:
     """Return globs of the names of the weights that are trained."""
     return ("*.bias",) if isinstance(tuning, BitfitTuning) else tuning.train or ("*",)
-
-
-def resolve_targets(targets: str | tuple[str, ...], shapes: Shapes) -> list[str]:
-    """Return targets as peft takes them: names, or the last part of the name of each linear layer."""
-    if isinstance(targets, tuple):
-        return list(targets)
-    return list(dict.fromkeys(layer.rpartition(".")[2] for layer in linear_layers(shapes)))
-
-
-def make_peft_config(tuning: Settings, base: Path, shapes: Shapes) -> PeftConfig | None:
-    """Return the settings of peft for a method that it injects into linear layers; None for other methods."""
-    common: dict[str, Any] = {"base_model_name_or_path": str(base), "task_type": "CAUSAL_LM"}
-    if isinstance(tuning, LoraTuning | QloraTuning | AdaloraTuning):
-        common |= {
-            "target_modules": resolve_targets(tuning.targets, shapes),
-            "lora_alpha": tuning.alpha,
-            "lora_dropout": tuning.dropout,
-        }
-    if isinstance(tuning, LoraTuning):
-        return LoraConfig(
-            r=tuning.rank,
-            use_dora=tuning.dora,
-            use_rslora=tuning.rslora,
-            init_lora_weights="pissa" if tuning.init == "pissa" else True,
-            **common,
-        )
-    if isinstance(tuning, QloraTuning):
-        return LoraConfig(r=tuning.rank, use_rslora=tuning.rslora, **common)
-    if isinstance(tuning, AdaloraTuning):
-        # Our own allocator cuts the ranks back; peft's schedule is never run, but its settings must be there.
-        return AdaLoraConfig(
-            init_r=tuning.initial_rank,
-            target_r=tuning.rank,
-            tinit=tuning.warmup_steps,
-            tfinal=tuning.final_steps,
-            deltaT=tuning.every_steps,
-            beta1=tuning.betas[0],
-            beta2=tuning.betas[1],
-            orth_reg_weight=tuning.orthogonality,
-            total_step=tuning.warmup_steps + tuning.final_steps + 1,
-            **common,
-        )
-    if isinstance(tuning, Ia3Tuning):
-        return IA3Config(
-            target_modules=list(tuning.targets), feedforward_modules=list(tuning.feedforward), **common
-        )
-    return None
 
 
 def quantization(*, double: bool, dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -131,7 +81,12 @@ def continue_adapter(module: nn.Module, folder: Path, *, prefix: str) -> None:
 
     prefix: of the model's names, seen from `module`. Raises RunError if they are not the very same, by name and shape.
     """
-    tensors = load_file(folder / WEIGHTS)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise RunError(
+            f"tuning.continue_from: {folder / WEIGHTS}: damaged: {error}; do: export the adapter again"
+        ) from None
     trained = {
         tensor_name(name.removeprefix(prefix)): parameter
         for name, parameter in module.named_parameters()
