@@ -27,14 +27,14 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The data half runs one test on each core; a training test takes all cores for itself.
+# One test on each core; those that count seconds, and those of Slurm, have all cores for themselves.
 test: lint
-	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile tests/data_tools tests/test_docs.py tests/test_readme_chinese.py
-	$(BIN)/python -m pytest -m "not slow" tests/training tests/cluster tests/test_real_data.py
+	$(BIN)/python -m pytest -m "not slow and not alone" -n auto --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and alone"
 
 test-all: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile tests/data_tools tests/test_docs.py tests/test_readme_chinese.py
-	$(BIN)/python -m pytest tests/training tests/cluster tests/test_real_data.py
+	$(BIN)/python -m pytest -m "not alone" -n auto --dist loadfile
+	$(BIN)/python -m pytest -m alone
 
 soak: install
 	$(BIN)/python -m tests.soak --kills 40

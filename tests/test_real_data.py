@@ -87,10 +87,8 @@ def test_real_rows_fill_packs_of_1024_and_nothing_is_lost(
         assert source.conversations == accounted
 
 
-@pytest.mark.parametrize(
-    "tokenizer",
-    ["llama2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mpt-chat", "olmo-dolma2"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("tokenizer", ["llama2", "mpt-chat", "olmo-dolma2"])
 def test_30_steps_on_real_rows_killed_in_the_middle_end_as_if_unbroken(
     tmp_path: Path, shared_data: Path, tokenizer: str
 ) -> None:

@@ -53,8 +53,11 @@ def read_parquet(part: Part) -> Iterator[Row | BadRow]:
                 for batch in file.iter_batches(_SLICE_ROWS, row_groups=[group]):
                     yield from _rows_of(batch, part.name, index)
                     index += batch.num_rows
+                problem = "the group ends before"  # Arrow believes a column that says that it has fewer
             except _ARROW_ERRORS as error:
-                detail = f"rows {index} to {behind - 1} are lost: {_first_line(error)}"
+                problem = _first_line(error)
+            if index < behind:
+                detail = f"rows {index} to {behind - 1} are lost: {problem}"
                 yield BadRow(f"{part.name}#{index}", damaged("Parquet"), detail)
             index = behind
 
@@ -64,6 +67,9 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file. Raises SourceError for a damaged or encrypted one."""
     try:
         file = pq.ParquetFile(path, buffer_size=_PAGE_BYTES, page_checksum_verification=True)
+        groups = sum(file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups))
+        if groups != file.metadata.num_rows:
+            raise ValueError(f"its row groups have {groups} of its {file.metadata.num_rows} rows")
     except _ARROW_ERRORS as error:
         raise SourceError(
             f"{path}: a damaged Parquet file: {_first_line(error)}; expected a whole one; do: fetch it again"

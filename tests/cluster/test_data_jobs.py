@@ -19,6 +19,8 @@ from tests.training.harness import shardtune
 from tests.training.small_run import make_tokenizer
 from training.cluster.data_jobs import _ranges, is_data_file, prepare_data_jobs, send_data_jobs, submit_data
 
+pytestmark = pytest.mark.alone
+
 NUM_TASKS = 8
 
 

@@ -24,6 +24,8 @@ from training.evaluation.results import read_results
 from training.report.page import write_report
 from training.status.report import read_status
 
+pytestmark = pytest.mark.alone
+
 EVERY = 50
 STEPS = 1_000_000  # it is stopped when there is enough to see
 
@@ -93,6 +95,7 @@ def trained(slurm: SlurmBox, made: Path) -> ClusterRun:
     return run
 
 
+@pytest.mark.slow
 def test_scores_stand_in_the_runs_tensorboard_at_the_checkpoints_step(trained: ClusterRun) -> None:
     found = evaluated(trained.path)
     last = max(int(path.name.removeprefix("step-")) for path in (trained.path / "checkpoints").glob("step-*"))

@@ -16,6 +16,8 @@ from tests.conftest import ROOT
 from training.cluster.follow import follow
 from training.events import record_event
 
+pytestmark = pytest.mark.alone
+
 # Stopped and requeued in its first start, done in its second.
 RUN = """
 import os, sys, time
@@ -105,7 +107,10 @@ def test_a_users_mistake_gives_its_exit_code(slurm: SlurmBox, run_folder: Path, 
 
 def test_ctrl_c_leaves_the_job_alone(slurm: SlurmBox, run_folder: Path, shown: list[str]) -> None:
     job = sbatch(slurm, run_folder, code="import time; time.sleep(60)")
-    code = "import sys; from training.cluster.follow import follow; from pathlib import Path\n"
+    code = "import signal, sys; from training.cluster.follow import follow; from pathlib import Path\n"
+    code += (
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in a shell's background job
+    )
     code += "sys.exit(follow(Path(sys.argv[1]), sys.argv[2]))"
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", code, run_folder, job],

@@ -13,6 +13,8 @@ from training.ds_config import read_ds_config
 from training.nodes import node_name
 from training.run_folder import RunFolder
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:

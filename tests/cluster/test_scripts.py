@@ -11,6 +11,8 @@ from tests.training.small_run import make_small_run
 from training.cluster.script import Request, sbatch_options, train_script
 from training.config import RunConfig, load_run_config
 
+pytestmark = pytest.mark.alone
+
 SCRIPTS = sorted([*(ROOT / "slurm").glob("*.sbatch"), *(ROOT / "slurm" / "sites").glob("*.sh")])
 
 

@@ -13,6 +13,8 @@ import pytest
 from tests.cluster.slurmbox import SlurmBox, missing_programs
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.alone
+
 
 def test_two_nodes_with_two_tasks_each_and_their_gpus(slurm: SlurmBox) -> None:
     job = slurm.sbatch(

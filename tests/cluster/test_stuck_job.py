@@ -10,7 +10,7 @@ from tests.cluster.slurmbox import SlurmBox
 from tests.training.small_run import make_small_run
 from training.nodes import read_bad_nodes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from training.config import load_run_config
 from training.events import record_event
 from training.nodes import add_bad_nodes
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:

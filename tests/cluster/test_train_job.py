@@ -14,6 +14,8 @@ from tests.training.harness import shardtune
 from tests.training.small_run import make_small_run
 from training.status.report import read_status
 
+pytestmark = pytest.mark.alone
+
 STEPS = 40
 
 

@@ -9,7 +9,7 @@ from tests.cluster.jobs import ENVIRONMENT, ClusterRun, wait_until
 from tests.cluster.slurmbox import SlurmBox
 from tests.training.small_run import make_small_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

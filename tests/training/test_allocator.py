@@ -6,6 +6,8 @@ import pytest
 
 from training.allocator import HEAP_BLOCK, HEAP_SLACK
 
+pytestmark = pytest.mark.alone
+
 # Frees blocks of 1 to 31 MiB in an order that leaves the largest hole in the middle, and prints what stays, in MiB.
 WORKER = """
 import sys, torch

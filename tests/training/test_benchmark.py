@@ -16,6 +16,8 @@ from benchmarks.trainers.turns import Racer, Step, TrainerError, race
 from tests.conftest import ROOT
 from tests.training.harness import environment, load_script
 
+pytestmark = pytest.mark.alone
+
 # A trainer that writes its name each step, and ends after as many steps as it is told.
 STEPPER = """
 import sys

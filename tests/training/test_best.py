@@ -76,6 +76,7 @@ def test_a_run_that_does_not_improve_ends_early_and_has_the_best_checkpoint(
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_started_again_it_says_so_and_goes_on_only_with_other_settings(
     tiny: Project, ended_early: list[dict[str, Any]]
 ) -> None:

@@ -13,6 +13,8 @@ from training.distributed import rendezvous_from
 from training.launch import Devices, launcher_environment
 from training.ops import ensure_ops
 
+pytestmark = pytest.mark.alone
+
 LAUNCHED = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 
 

@@ -16,6 +16,8 @@ from tests.conftest import ROOT
 from training.launch import Devices, launcher_command, launcher_environment, visible_gpus
 from training.run_folder import RunFolder
 
+pytestmark = pytest.mark.alone
+
 SECONDS = 60.0  # for things that take a few on a quiet machine
 
 

@@ -15,6 +15,8 @@ from data_tools.errors import RunError
 from tests.conftest import ROOT
 from training.lease import Holder, Lease, process_lives, process_started, read_holder, this_holder
 
+pytestmark = pytest.mark.alone
+
 
 def put(path: Path, holder: Holder) -> None:
     path.write_text(json.dumps(asdict(holder)))

@@ -17,6 +17,8 @@ from training.launch import Devices, free_port, launcher_environment
 from training.nodes import read_bad_nodes
 from training.preflight.measure import slowest
 
+pytestmark = pytest.mark.alone
+
 NODES = ("node-a", "node-b")
 
 

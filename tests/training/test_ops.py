@@ -13,6 +13,8 @@ import pytest
 from data_tools.errors import RunError
 from training.ops import CACHE_VARIABLE, clear_stale_locks, ensure_ops, needed_ops, path_to_ninja
 
+pytestmark = pytest.mark.alone
+
 
 def test_needed_ops_follow_the_offload() -> None:
     cpu = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}

@@ -26,6 +26,8 @@ from training.run_folder import (
     worker_lease,
 )
 
+pytestmark = pytest.mark.alone
+
 
 def config_of(folder: Path, **changes: Any) -> RunConfig:
     (folder / "model").mkdir(parents=True, exist_ok=True)

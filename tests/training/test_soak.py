@@ -5,6 +5,8 @@ import pytest
 from tests.soak import soak
 from tests.training.harness import Project
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [1, 6])

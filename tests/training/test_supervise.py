@@ -9,6 +9,8 @@ from data_tools.errors import RunError
 from training.run_folder import RunFolder
 from training.supervise import exit_code
 
+pytestmark = pytest.mark.alone
+
 CUT_OFF = "Traceback (most recent call last):\nRuntimeError: [gloo] Connection closed by peer [127.0.0.1]:1\n"
 BUG = "Traceback (most recent call last):\nArithmeticError: cannot count further\n"
 

@@ -74,6 +74,7 @@ def unbroken(tiny: Project) -> dict[int, float]:
     return tiny.train("unbroken", steps=10, save={"every_steps": 3, "keep": 2})
 
 
+@pytest.mark.slow
 def test_every_shape_of_a_step_gives_the_losses_of_plain_pytorch(
     tiny: Project, unbroken: dict[int, float]
 ) -> None:
@@ -135,6 +136,7 @@ def test_killed_stopped_and_started_again_it_ends_with_the_numbers_of_an_unbroke
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.slow
 def test_continued_on_other_numbers_of_ranks(tiny: Project, unbroken: dict[int, float]) -> None:
     for steps, ranks in ((4, 1), (7, 2), (10, 1)):
         losses = tiny.train("resized", steps=steps, launch={"gpus_per_node": ranks})
@@ -145,6 +147,7 @@ def test_continued_on_other_numbers_of_ranks(tiny: Project, unbroken: dict[int, 
     assert len(same_rows) == 1
 
 
+@pytest.mark.slow
 def test_the_exported_model_has_the_logits_of_the_engine(tiny: Project, unbroken: dict[int, float]) -> None:
     exported = tiny.folder / "exported"
     run_folder = tiny.run_folder("unbroken")

@@ -19,6 +19,8 @@ from training.nodes import add_bad_nodes, host_of_rank, node_name, read_bad_node
 from training.run_folder import RunFolder
 from training.watchdog import LONG_SECONDS, allowance, describe, judge
 
+pytestmark = pytest.mark.alone
+
 SECONDS = 4
 HANGS_AT = 60  # three seconds and a few heartbeats after the start
 
