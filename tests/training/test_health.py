@@ -34,18 +34,22 @@ def poison(project: Project, name: str, token: int) -> str:
     return str(folder)
 
 
-def find_rare_token(shards: Shards, *, num_steps: int) -> tuple[int, int, list[int]]:
-    """Return a token that one step alone meets, not the first; that step; and its packs that hold the token."""
+def find_rare_token(shards: Shards, *, num_steps: int) -> tuple[int, int, int, list[int]]:
+    """Return a run's seed, a token that one of its steps alone meets, not the first; that step; and its packs with it.
+
+    Training a tokenizer breaks ties at random, so that not every seed has such a token each time.
+    """
     split = shards.splits["train"]
-    order = PackOrder(fingerprint=shards.fingerprint, seed=17, num_packs=split.num_packs)
-    met: dict[int, dict[int, list[int]]] = {}  # token -> step -> packs
-    for position in range(num_steps * PACKS_PER_STEP):
-        pack = order[position]
-        for token in np.unique(split.pack(pack).input_ids).tolist():
-            met.setdefault(token, {}).setdefault(1 + position // PACKS_PER_STEP, []).append(pack)
-    for token, steps in sorted(met.items()):
-        if len(steps) == 1 and 1 < min(steps) < num_steps - 1:
-            return token, min(steps), steps[min(steps)]
+    for seed in range(100):
+        order = PackOrder(fingerprint=shards.fingerprint, seed=seed, num_packs=split.num_packs)
+        met: dict[int, dict[int, list[int]]] = {}  # token -> step -> packs
+        for position in range(num_steps * PACKS_PER_STEP):
+            pack = order[position]
+            for token in np.unique(split.pack(pack).input_ids).tolist():
+                met.setdefault(token, {}).setdefault(1 + position // PACKS_PER_STEP, []).append(pack)
+        for token, steps in sorted(met.items()):
+            if len(steps) == 1 and 1 < min(steps) < num_steps - 1:
+                return seed, token, min(steps), steps[min(steps)]
     raise AssertionError("no token is in one step alone")
 
 
@@ -71,8 +75,9 @@ def check_one_bad_step(
 ) -> list[dict[str, Any]]:
     """Train on a model that one pack poisons, by `train(name, steps, settings)`; return the run's metrics."""
     shards = open_shards(project.shards)
-    token, bad, packs = find_rare_token(shards, num_steps=6)
-    settings |= {"model": poison(project, f"model-{name}", token), "save": {"every_steps": 100, "keep": 9}}
+    seed, token, bad, packs = find_rare_token(shards, num_steps=6)
+    model = poison(project, f"model-{name}", token)
+    settings |= {"seed": seed, "model": model, "save": {"every_steps": 100, "keep": 9}}
     train(name, 6, settings)
     rows = read_metrics(project, name)
     assert [row["step"] for row in rows if row["train/loss"] is None] == [bad]

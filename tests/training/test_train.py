@@ -258,6 +258,7 @@ def test_without_parameter_offload_it_resumes_exactly_with_the_same_losses(
         assert loss == pytest.approx(unbroken[step], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_gives_the_same_losses_to_the_last_bit(
     tiny: Project, unbroken: dict[int, float]
 ) -> None:
