@@ -6,6 +6,8 @@ the slice that another number of ranks needs is a range, read from the few files
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -137,6 +139,14 @@ def read_progress(folder: Path) -> Progress:
         ) from None
 
 
+@contextmanager
+def _damage_in(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except SafetensorError as error:
+        raise RunError(f"{path}: the checkpoint is damaged: {error}; {WAY_OUT}") from None
+
+
 class CheckpointReader:
     """A finished checkpoint; gives any range of any parameter, whatever the number of ranks that wrote it."""
 
@@ -155,21 +165,16 @@ class CheckpointReader:
             raise RunError(
                 f"{self.folder}: the checkpoint is damaged: missing {', '.join(missing)}; {WAY_OUT}"
             )
-        return [self._open(path) for path in paths]
-
-    def _open(self, path: Path) -> CheckedFile:
-        try:
-            return CheckedFile(path)
-        except SafetensorError as error:
-            raise RunError(f"{path}: the checkpoint is damaged: {error}; {WAY_OUT}") from None
+        files = []
+        for path in paths:
+            with _damage_in(path):
+                files.append(CheckedFile(path))
+        return files
 
     def _slice(self, rank: int, key: str) -> torch.Tensor:
         """Return what a rank's file holds of a tensor, whole: only so can its checksum be seen to be right."""
-        try:
+        with _damage_in(rank_file(self.folder, rank, self.progress.world_size)):
             return self._files[rank].read(key)
-        except SafetensorError as error:
-            path = rank_file(self.folder, rank, self.progress.world_size)
-            raise RunError(f"{path}: the checkpoint is damaged: {error}; {WAY_OUT}") from None
 
     def read(self, kind: str, name: str, start: int, stop: int) -> torch.Tensor:
         """Return elements [start, stop) of a flattened parameter's `kind` (master, exp_avg, …), float32.

@@ -18,11 +18,7 @@ from training.base_model import Shapes
 from training.config import RunConfig
 from training.tuning.adapter_files import WEIGHTS, tensor_name
 from training.tuning.bottleneck import add_bottlenecks
-from training.tuning.settings import (
-    AdapterTuning,
-    BitfitTuning,
-    FullTuning,
-)
+from training.tuning.settings import AdapterTuning, BitfitTuning, FullTuning
 
 
 def tune(model: PreTrainedModel, config: RunConfig, shapes: Shapes) -> None:
