@@ -75,7 +75,12 @@ class PackedCausalLM(nn.Module):
         self.moves_embeddings = bool(loss.neftune) or loss.adversarial is not None
         head = model.get_output_embeddings()
         model.set_output_embeddings(
-            TargetHead(head, label_smoothing=loss.label_smoothing, z_loss=loss.z_loss)
+            TargetHead(
+                head,
+                label_smoothing=loss.label_smoothing,
+                z_loss=loss.z_loss,
+                loss_scale=self.loss_scale,
+            )
         )
         # transformers finds the ZeRO configuration through a weak reference to this object.
         self._hf_deepspeed_config = hf_deepspeed_config

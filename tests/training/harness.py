@@ -158,7 +158,15 @@ def wait_for_step(project: Project, name: str, step: int) -> None:
 def ranks_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     """Return the rank processes below `shardtune train`."""
     children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if child.cmdline()[1:4] == ["-u", "-m", "training.train"]]
+    return [child for child in children if _command(child)[1:4] == ["-u", "-m", "training.train"]]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    """Return the command line of a process; none if it has ended meanwhile."""
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
 
 
 def engine_logits(run_folder: Path, output: Path) -> torch.Tensor:

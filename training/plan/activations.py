@@ -15,13 +15,12 @@ from training.tuning.settings import PromptTuning
 class Activations:
     """Bytes. kept: of all layers from forward to backward. layer: of one layer in its backward, beyond what is kept.
 
-    head_forward, head_backward: around the logits of one chunk of targets. offloaded: what waits on the host instead.
+    head: around the logits of one chunk of targets. offloaded: what waits on the host instead.
     """
 
     kept: int
     layer: int
-    head_forward: int
-    head_backward: int
+    head: int
     offloaded: int
 
 
@@ -50,12 +49,10 @@ def activations(job: Job) -> Activations:
     offloaded = boundary * tokens * shape.layers if config.offload_activations else 0
     kept = kept_in_layer * tokens * shape.layers
     last_norm = _norm(job) + boundary
-    head_forward, head_backward = _head(job)
     return Activations(
         kept=kept - offloaded + last_norm * tokens,
         layer=(again + passing) * tokens,
-        head_forward=head_forward,
-        head_backward=head_backward,
+        head=_head(job),
         offloaded=offloaded,
     )
 
@@ -79,12 +76,9 @@ def _saved_in_layer(job: Job) -> int:
     return 2 * _norm(job) + middle + attention + 4 * shape.intermediate * e
 
 
-def _head(job: Job) -> tuple[int, int]:
-    """Return the bytes of the logits of a chunk in the forward and in the backward, with all targets' hidden states."""
+def _head(job: Job) -> int:
+    """Return the bytes of a chunk's logits and of all targets' hidden states, with their gradients."""
     targets = -(-job.row_targets // job.config.batch.sequence_parallel)
-    chunk = min(targets, POSITIONS_AT_A_TIME)
-    loss, logits = job.config.loss, chunk * job.shape.vocab * 4
-    hidden = targets * job.shape.hidden * job.element
-    extra = logits * (bool(loss.label_smoothing) + 2 * bool(loss.z_loss))
-    # Forward: logits and their logarithms. Backward: the logarithms, the gradients of these and of the logits.
-    return 2 * logits + extra + hidden, 3 * logits + extra + 2 * hidden
+    # The logits and their logarithms, which become the gradient in place.
+    logits = 2 * min(targets, POSITIONS_AT_A_TIME) * job.shape.vocab * 4
+    return logits + 2 * targets * job.shape.hidden * job.element

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from training.allocator import HEAP_BLOCK
 from training.base_model import EMBEDDINGS, HEAD
-from training.optim_settings import POSITIONS_AT_A_TIME
 from training.plan.activations import activations
 from training.plan.job import Job
 
@@ -101,23 +100,15 @@ def moments(job: Job) -> Iterator[Moment]:
     trained = {weight.name for weight in job.trained}
     head = table if (EMBEDDINGS if shape.tied else HEAD) in trained else 0
     embeddings = table if EMBEDDINGS in trained else 0
-    waiting = (
-        head if shape.tied else 0
-    )  # the head's part of the gradient, for the embeddings', which comes last
-    chunks = (
-        2 if job.row_targets > POSITIONS_AT_A_TIME else 1
-    )  # a chunk's gradient, and the sum of those before
+    # The head's part of the gradient waits for the embeddings', which comes last.
+    waiting = head if shape.tied else 0
     layer = max((weight.numel for weight in job.trained if ".layers." in weight.name), default=0) * e
 
     # The last group of weights is gathered when the forward has come as far as the weights before it.
     run = 1 - held.group / sum(weight.numel for weight in job.weights)
     yield Moment("gathering weights", live + gathering + collected, round(acts.kept * max(0.0, run)))
-    yield Moment("loss", live + collected, acts.kept, acts.head_forward)
-    yield Moment("backward of the logits", live + collected, acts.kept, acts.head_backward)
-    # By then the loss's own gradient is gone: one of the three rows of logits.
-    yield Moment(
-        "backward of the head", live + collected + head * chunks, acts.kept, acts.head_backward * 2 // 3
-    )
+    # The head's gradient is made in the forward, with the loss.
+    yield Moment("loss", live + collected + head, acts.kept, acts.head)
     buffers = live + collected + layer + waiting
     if held.returning:
         buffers += gathering
