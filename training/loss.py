@@ -122,14 +122,14 @@ class _LossSum(torch.autograd.Function):
         ctx.scale = head.loss_scale.scale / max(len(labels), 1) if hidden.dtype == torch.float16 else 1.0
         total = hidden.new_zeros((), dtype=torch.float32)
         for chunk in _chunks(labels):
-            inputs = hidden[chunk]
-            loss, slope = head.loss_and_slope(head.logits(inputs).float(), labels[chunk])
+            inputs, targets = _filled_up(hidden[chunk]), labels[chunk]
+            loss, slope = head.loss_and_slope(head.logits(inputs)[: len(targets)].float(), targets)
             total += loss
             if ctx.scale != 1.0:
                 slope *= ctx.scale
-            slope, inputs = _filled_up(slope.to(hidden.dtype)), _filled_up(inputs)
+            slope = _filled_up(slope.to(hidden.dtype))
             if by_hidden is not None:
-                by_hidden[chunk] = torch.mm(slope, weight)[: len(by_hidden[chunk])]
+                by_hidden[chunk] = torch.mm(slope, weight)[: len(targets)]
             if by_weight is not None:
                 by_weight.addmm_(slope.T, inputs)
             if by_bias is not None:

@@ -165,7 +165,7 @@ def _command(process: psutil.Process) -> list[str]:
     """Return the command line of a process; none if it has ended meanwhile."""
     try:
         return process.cmdline()
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+    except psutil.NoSuchProcess:
         return []
 
 

@@ -36,6 +36,20 @@ def test_the_sum_and_its_gradients_equal_those_of_one_plain_cross_entropy(
         torch.testing.assert_close(got, want)
 
 
+def test_in_16_bits_rows_that_fill_up_a_chunk_add_nothing() -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(8, 50, bias=True, dtype=torch.bfloat16)
+    inputs = (torch.randn(70, 8, dtype=torch.bfloat16, requires_grad=True), linear.weight, linear.bias)
+    labels = torch.randint(50, (70,))
+    total = TargetHead(linear)(inputs[0], labels, "loss_sum")
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    plain = F.cross_entropy(F.linear(*exact), labels, reduction="sum")
+    assert total.item() == pytest.approx(plain.item(), rel=1e-3)
+    gradients = zip(torch.autograd.grad(total, inputs), torch.autograd.grad(plain, exact), strict=True)
+    for got, want in gradients:
+        assert (got.double() - want).norm() < 0.01 * want.norm()
+
+
 def test_a_frozen_head_passes_the_gradient_on(head: TargetHead) -> None:
     head.requires_grad_(False)
     hidden, labels = torch.randn(5, 8, requires_grad=True), torch.randint(50, (5,))
@@ -59,9 +73,8 @@ def test_small_slopes_do_not_vanish_in_fp16() -> None:
     scale = LossScale.of("dynamic")
     head = TargetHead(linear, loss_scale=scale)
     hidden = (torch.randn(4, 8) * 40).half().requires_grad_()
-    labels = F.linear(hidden, head.weight).argmax(
-        -1
-    )  # what a model near its end gives: the rest is all small
+    # What a model near its end gives: every other probability is small.
+    labels = F.linear(hidden, head.weight).argmax(-1)
     total = head(hidden, labels, "loss_sum")
     (gradient,) = torch.autograd.grad(total * (scale.scale / 4), head.weight)
     weight = head.weight.detach().double().requires_grad_()
