@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from data_tools.arrow_values import bits, values
 from data_tools.errors import ShardError
 from data_tools.fingerprints import ContentHash, hash_file
 from data_tools.shard_index import TOKENIZER_FOLDER, FileInfo, Index, SourceInfo, TaskInfo, read_index
@@ -173,14 +174,14 @@ class _Columns:
 def _view(record: pa.RecordBatch) -> _Columns:
     ids, masks, lengths, sources, tasks, rows = record.columns
     return _Columns(
-        token_offsets=ids.offsets.to_numpy(),
-        document_offsets=lengths.offsets.to_numpy(),
-        input_ids=ids.values.to_numpy(),
+        token_offsets=values(ids.offsets),
+        document_offsets=values(lengths.offsets),
+        input_ids=values(ids.values),
         targets=masks.values,
-        seq_lengths=lengths.values.to_numpy(),
-        source_ids=sources.values.to_numpy(),
-        task_ids=tasks.values.to_numpy(),
-        row_ids=rows.values.to_numpy(),
+        seq_lengths=values(lengths.values),
+        source_ids=values(sources.values),
+        task_ids=values(tasks.values),
+        row_ids=values(rows.values),
     )
 
 
@@ -220,10 +221,9 @@ class ShardFile:
         view, local = self._views[batch], row - self._starts[batch]
         tokens = slice(int(view.token_offsets[local]), int(view.token_offsets[local + 1]))
         documents = slice(int(view.document_offsets[local]), int(view.document_offsets[local + 1]))
-        bits = view.targets.slice(tokens.start, tokens.stop - tokens.start)
         return Pack(
             input_ids=view.input_ids[tokens],
-            targets=bits.to_numpy(zero_copy_only=False),
+            targets=bits(view.targets.slice(tokens.start, tokens.stop - tokens.start)),
             seq_lengths=view.seq_lengths[documents],
             source_ids=view.source_ids[documents],
             task_ids=view.task_ids[documents],

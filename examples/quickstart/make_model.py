@@ -3,6 +3,7 @@
 python make_model.py CORPUS_FOLDER MODEL_FOLDER
 """
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -27,10 +28,11 @@ def texts(corpus: Path) -> Iterator[str]:
 
 
 def train_tokenizer(corpus: Path, folder: Path, vocab_size: int = 512) -> int:
-    """Train a tokenizer.model on the corpus; return its vocabulary's size."""
+    """Train a tokenizer.model on the corpus, the same bytes in any folder; return its vocabulary's size."""
+    model = io.BytesIO()  # with model_prefix the folder's name would stand in it
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([*texts(corpus), "USER: ASSISTANT:"] * 2),
-        model_prefix=str(folder / "tokenizer"),
+        model_writer=model,
         model_type="bpe",
         vocab_size=vocab_size,
         byte_fallback=True,
@@ -39,8 +41,8 @@ def train_tokenizer(corpus: Path, folder: Path, vocab_size: int = 512) -> int:
         remove_extra_whitespaces=False,
         minloglevel=2,
     )
-    (folder / "tokenizer.vocab").unlink()
-    return int(sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).vocab_size())
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    return int(sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).vocab_size())
 
 
 def make_model(folder: Path, vocab_size: int) -> None:

@@ -37,7 +37,7 @@ def poison(project: Project, name: str, token: int) -> str:
 def find_rare_token(shards: Shards, *, num_steps: int) -> tuple[int, int, int, list[int]]:
     """Return a run's seed, a token that one of its steps alone meets, not the first; that step; and its packs with it.
 
-    Training a tokenizer breaks ties at random, so that not every seed has such a token each time.
+    Not every seed has such a token.
     """
     split = shards.splits["train"]
     for seed in range(100):

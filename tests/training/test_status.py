@@ -18,7 +18,7 @@ from tests.training.harness import shardtune
 from training.config import load_run_config
 from training.events import record_event
 from training.lease import this_holder
-from training.metrics import MetricsLog
+from training.metrics import MetricsLog, read_metrics
 from training.run_folder import RunFolder, State
 from training.status.report import Status, read_status, to_json, to_text
 
@@ -135,6 +135,29 @@ def test_a_run_that_goes_on(folder: Folder) -> None:
     assert "running, step 9 of 12, epoch 1.5" in text
     assert f"held by      process {os.getpid()} on {socket.gethostname()}" in text
     assert "left         6 s of training" in text
+
+
+def test_a_run_that_ends_while_its_files_are_read_is_not_done_before_its_last_step(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.start()
+    folder.log(1, 11)
+    lease = folder.run.path / "lease.json"
+    lease.write_text(json.dumps(asdict(this_holder())))
+
+    def read_then_end(path: Path) -> list[dict[str, Any]]:
+        rows = read_metrics(path)
+        folder.log(12, 12)
+        folder.run.write_state("done")
+        folder.event("done")
+        lease.unlink(missing_ok=True)
+        return rows
+
+    monkeypatch.setattr("training.status.facts.read_metrics", read_then_end)
+    status = read_status(folder.run.path)
+    assert (status.state, status.step) == ("running", 11)
+    status = read_status(folder.run.path)
+    assert (status.state, status.step) == ("done", 12)
 
 
 def test_a_holder_on_another_machine_lives_as_long_as_its_heart_beats(folder: Folder) -> None:

@@ -5,10 +5,9 @@ Both follow from the packs consumed, so nothing is kept: after a resume they are
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_tools.arrow_values import values
 from data_tools.shard_index import ROWS_NAME
 from data_tools.shards import ShardFile, Shards
 from training.data import epoch_permutation
@@ -65,10 +64,10 @@ def _tokens_of_packs(shards: Shards) -> npt.NDArray[np.int64]:
     for name in shards.index.splits[SPLIT].files:
         for record in ShardFile(shards.folder / name, vocab_size=shards.vocab_size).records:
             lengths, sources = record.column("seq_lengths"), record.column("source_ids")
-            packs = np.repeat(np.arange(record.num_rows), np.diff(lengths.offsets.to_numpy()))
-            cells = packs * num_sources + sources.flatten().to_numpy()
+            packs = np.repeat(np.arange(record.num_rows), np.diff(values(lengths.offsets)))
+            cells = packs * num_sources + values(sources.flatten())
             sums = np.bincount(
-                cells, weights=lengths.flatten().to_numpy(), minlength=record.num_rows * num_sources
+                cells, weights=values(lengths.flatten()), minlength=record.num_rows * num_sources
             )
             tables.append(sums.astype(np.int64).reshape(record.num_rows, num_sources))
     return np.concatenate(tables)
@@ -76,15 +75,16 @@ def _tokens_of_packs(shards: Shards) -> npt.NDArray[np.int64]:
 
 def _tokens_once(shards: Shards) -> npt.NDArray[np.int64]:
     """Return the tokens of each source in the train split with every conversation taken once, int64 [sources]."""
-    sums = dict.fromkeys([source.name for source in shards.sources], 0)
-    columns = ["source", "split", "copies", "tokens", "repeated_tokens", "cut_tokens"]
+    numbers = {source.name: number for number, source in enumerate(shards.sources)}
+    sums = np.zeros(len(numbers), np.int64)
+    columns = ["copies", "tokens", "repeated_tokens", "cut_tokens"]
     with pq.ParquetFile(shards.folder / ROWS_NAME) as rows:
-        for batch in rows.iter_batches(columns=columns):
-            taken = pc.and_(pc.equal(batch["split"], SPLIT), pc.greater(batch["copies"], 0))
-            kept = batch.filter(taken)
-            tokens, repeated, cut = (kept[name].cast(pa.int64()) for name in columns[3:])
-            packed = pc.subtract(pc.add(tokens, repeated), cut)
-            table = pa.table({"source": kept["source"], "tokens": packed})
-            for row in table.group_by("source").aggregate([("tokens", "sum")]).to_pylist():
-                sums[row["source"]] += row["tokens_sum"]
-    return np.array(list(sums.values()), np.int64)
+        for batch in rows.iter_batches(columns=["source", "split", *columns]):
+            copies, tokens, repeated, cut = (values(batch[name]).astype(np.int64) for name in columns)
+            split, source = (batch[name].dictionary_encode() for name in ("split", "source"))
+            ours = np.array([name == SPLIT for name in split.dictionary.to_pylist()], bool)
+            number = np.array([numbers[name] for name in source.dictionary.to_pylist()], np.int64)
+            taken = ours[values(split.indices)] & (copies > 0)
+            packed = (tokens + repeated - cut)[taken]
+            np.add.at(sums, number[values(source.indices)][taken], packed)
+    return sums

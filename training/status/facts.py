@@ -14,7 +14,7 @@ from training.last_words import LastWords, find_last_words, newest_logs, read_ta
 from training.lease import Holder, read_holder
 from training.metrics import FILE_NAME as METRICS_NAME
 from training.metrics import read_metrics
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, State
 from training.status.starts import Event, Start, find_starts
 
 # A holder beats every 5 seconds; a file server may show that a minute late.
@@ -46,14 +46,15 @@ class RunFacts:
 
     run: RunFolder
     now: float
+    holder: Holder | None
+    held: bool
+    state: State | None
     config: RunConfig | None
     events: list[Event]
     starts: list[Start]
     metrics: list[dict[str, Any]]
     heartbeats: list[dict[str, Any]]
     checkpoint: Checkpoint | None
-    holder: Holder | None
-    held: bool
     words: LastWords | None
     job_log: str
     last_sign: float | None
@@ -69,11 +70,14 @@ def read_facts(folder: Path) -> RunFacts:
     """Read a run folder. Raises RunError if it is none."""
     _check_is_run(folder)
     run, now, problems = RunFolder(folder), time.time(), list[str]()
+    # Backwards from how a run ends, which may happen meanwhile: steps, events, the state, the lease's release.
+    holder = read_holder(run.path / "lease.json")
+    held = holder is not None and _is_held(run.path / "lease.json", holder, now)
+    state = run.state
     lines = read_events(folder)
     events = [event for event in lines if event["event"] not in BESIDE]
     starts = find_starts(events)
     metrics = read_metrics(folder)
-    holder = read_holder(run.path / "lease.json")
     problems += _damaged_lines(folder / METRICS_NAME, len(metrics))
     problems += _damaged_lines(folder / EVENTS_NAME, len(lines))
     begin = starts[-1].begin - CLOCK_SECONDS if starts else 0.0
@@ -81,14 +85,15 @@ def read_facts(folder: Path) -> RunFacts:
     return RunFacts(
         run=run,
         now=now,
+        holder=holder,
+        held=held,
+        state=state,
         config=_read_config(run, problems),
         events=events,
         starts=starts,
         metrics=metrics,
         heartbeats=_read_heartbeats(folder / "heartbeat", begin, problems),
         checkpoint=newest_checkpoint(run, now, problems),
-        holder=holder,
-        held=holder is not None and _is_held(run.path / "lease.json", holder, now),
         words=find_last_words(logs, run.logs / "launcher.log") if run.logs.is_dir() else None,
         job_log=_job_log(run.logs, begin),
         last_sign=last_sign_of_life(folder),

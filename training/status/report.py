@@ -68,7 +68,7 @@ def read_status(folder: Path) -> Status:
     """Read where a run stands. Raises RunError if the folder is not that of a run."""
     facts = read_facts(folder)
     jobs = list(dict.fromkeys(str(event["job"]) for event in facts.events if event.get("job") is not None))
-    over = facts.run.state in ("done", "failed")
+    over = facts.state in ("done", "failed")
     queue = ask_queue(jobs[-1]) if jobs and not over else None
     if queue == [] and facts.holder is not None and facts.holder.job == jobs[-1]:
         facts = replace(facts, held=False)  # Slurm knows sooner than the heartbeat that the holder has gone
@@ -107,7 +107,7 @@ def read_status(folder: Path) -> Status:
 
 def find_state(facts: RunFacts) -> str:
     """Return the state of a run, as Status has it."""
-    written = facts.run.state
+    written = facts.state
     if facts.events and facts.events[-1]["event"] in BETWEEN and not facts.held and written != "done":
         return "waiting"
     if written is not None:

@@ -142,11 +142,9 @@ def explain(facts: RunFacts, state: str) -> Why | None:
         text = "all its steps are done" if early is None else f"it stopped early: {early.get('why')}"
         return Why("done", text, "shardtune export; with more epochs or steps it goes on")
     start = facts.start
-    if start is None or (
-        state in ("running", "starting", "not started", "waiting") and facts.run.state is None
-    ):
+    if start is None or (state in ("running", "starting", "not started", "waiting") and facts.state is None):
         return None
-    if facts.run.state == "stopped":
+    if facts.state == "stopped":
         return _stopped(facts, start)
     return (
         _stuck(facts, start)

@@ -1,6 +1,8 @@
 """Shares and epochs by source, against a count over the packs one by one."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import yaml
 from data_tools.pack import pack
 from data_tools.settings import load_data_settings
 from data_tools.shards import Shards, open_shards
+from tests.training.harness import environment
 from tests.training.small_run import make_small_run
 from training.data import PackOrder
 from training.monitoring.sources import SourcesSeen
@@ -86,3 +89,19 @@ def test_shards_without_weights_have_the_epochs_of_the_run(tmp_path: Path) -> No
     assert [round(value, 9) for key, value in found.items() if key.endswith("epochs")] == [1.0] * len(
         plain.sources
     )
+
+
+def test_a_rank_reads_packs_and_sources_without_pandas(shards: Shards) -> None:
+    reading = """
+import sys
+from pathlib import Path
+from data_tools.shards import open_shards
+from training.monitoring.sources import SourcesSeen
+
+shards = open_shards(Path(sys.argv[1]))
+assert shards.splits["train"].pack(0).targets.any() and SourcesSeen(shards, seed=1).metrics(1)
+print(*(name for name in sys.modules if name == "pandas"))
+"""
+    command = [sys.executable, "-c", reading, str(shards.folder)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
