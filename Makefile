@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SIDE_BY_SIDE := -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: install demo test test-all soak lint format bench clean
 
@@ -29,11 +30,11 @@ format: install
 
 # One test on each core; those that count seconds, and those of Slurm, have all cores for themselves.
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not alone" -n auto --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not alone" $(SIDE_BY_SIDE)
 	$(BIN)/python -m pytest -m "not slow and alone"
 
 test-all: lint
-	$(BIN)/python -m pytest -m "not alone" -n auto --dist loadfile
+	$(BIN)/python -m pytest -m "not alone" $(SIDE_BY_SIDE)
 	$(BIN)/python -m pytest -m alone
 
 soak: install

@@ -462,6 +462,7 @@ def run_shardtune(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
+@pytest.mark.slow
 def test_lm_eval_finds_the_likelihoods_that_the_model_has(exports: tuple[Path, Path], tmp_path: Path) -> None:
     """The real harness, offline, on a task of its own: two choices for each question."""
     questions: list[dict[str, Any]] = [

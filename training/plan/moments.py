@@ -107,6 +107,8 @@ def moments(job: Job) -> Iterator[Moment]:
     # The last group of weights is gathered when the forward has come as far as the weights before it.
     run = 1 - held.group / sum(weight.numel for weight in job.weights)
     yield Moment("gathering weights", live + gathering + collected, round(acts.kept * max(0.0, run)))
+    # DeepSpeed keeps the buffer until the last of its weights is used.
+    yield Moment("last layer's forward", live + held.group * e + collected, acts.kept)
     # The head's gradient is made in the forward, with the loss.
     yield Moment("loss", live + collected + head, acts.kept, acts.head)
     buffers = live + collected + layer + waiting
