@@ -313,15 +313,17 @@ def read_text(path: Path) -> str:
 def _parse_yaml(path: Path, text: str) -> dict[Any, Any]:
     try:
         raw = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if text.strip() else {}
+        plain = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise SettingsError(f"{path}{line}: is not YAML: {error.problem}") from None
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        # ValueError: of a date such as 2024-02-30, or a number of thousands of digits.
         raise SettingsError(f"{path}: is not YAML: {str(error).splitlines()[0]}") from None
     # OmegaConf takes a lone word for a key without a value.
-    if not isinstance(raw, dict) or isinstance(yaml.safe_load(text), str):
+    if not isinstance(raw, dict) or isinstance(plain, str):
         raise SettingsError(
-            f"{path}: holds no settings: got a {type(raw).__name__}; expected `key: value` lines"
+            f"{path}: holds no settings: got a {type(plain).__name__}; expected `key: value` lines"
         )
     return raw
 
@@ -338,7 +340,7 @@ def _apply_overrides(raw: dict[Any, Any], overrides: Sequence[str], origin: Orig
             continue
         try:
             value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={override[len(key) + 1 :]}"]))
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
+        except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             mistakes.append(
                 f"command line: {key}: is not YAML: {problem}; quote the value, as in \"{key}='…'\""

@@ -22,6 +22,10 @@ EXPECTED = {
     "Value should have": "a list of",
     " after validation, not 0": "",
     "a dictionary or instance of": "keys and values of",
+    "a dictionary or object to extract fields from": "keys and values",
+    "Keys should be strings": "names as keys",
+    "at most 2 items after validation": "at most 2 items",
+    "Input is not a path for <class 'pathlib.Path'>": "a path",
 }
 
 
@@ -88,6 +92,8 @@ def _in_data(location: Location, data: Any) -> Location:
     """Return the part of a pydantic location that names a place in the file (unions add names of types)."""
     found: Location = ()
     for part in location:
+        if isinstance(data, list | tuple) and not isinstance(part, int):
+            return found  # the name of a union's branch
         children = dict(enumerate(data)) if isinstance(data, list | tuple) else data
         if isinstance(children, Mapping) and part not in children and part in children.values():
             continue  # the tag that chose the model, such as the `method` of a tuning method

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from safetensors import SafetensorError
 
 from data_tools.errors import RunError
@@ -22,7 +23,7 @@ from training.monitoring.trend import Trend
 from training.safetensors_file import CheckedFile
 
 FORMAT_VERSION = 1
-DONE = "DONE"
+DONE = "DONE"  # holds the checksum of progress.json
 MASTER = "master"  # name of the float32 weights beside the optimizer's own names (exp_avg, exp_avg_sq)
 
 COUNTS = (
@@ -116,10 +117,19 @@ def rank_file(folder: Path, rank: int, world_size: int) -> Path:
     return folder / f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
 
 
+def progress_checksum(content: bytes) -> str:
+    """Return what DONE says of progress.json's bytes."""
+    return f"xxh3_64 {xxhash.xxh3_64_hexdigest(content)}"
+
+
 def read_progress(folder: Path) -> Progress:
     """Return what a checkpoint's `progress.json` says. Raises RunError for one that is damaged or of another format."""
     try:
-        kept = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        content = (folder / "progress.json").read_bytes()
+        expected = (folder / DONE).read_text(encoding="ascii") if (folder / DONE).exists() else ""
+        if expected and expected != progress_checksum(content):  # DONE was empty once
+            raise ValueError(f"got {progress_checksum(content)}; DONE has {expected}")
+        kept = json.loads(content)
         version = kept.get("format_version")
         if version != FORMAT_VERSION:
             raise RunError(

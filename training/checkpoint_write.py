@@ -23,6 +23,7 @@ from training.checkpoint_files import (
     Progress,
     best_checkpoint,
     finished_checkpoints,
+    progress_checksum,
     rank_file,
 )
 from training.safetensors_file import SafetensorsWriter, Source, TensorSpec
@@ -88,13 +89,14 @@ def publish(final: Path, progress: Progress, signals: Signals) -> None:
     """
     partial = partial_folder(final)
     _wait_for([rank_file(partial, rank, progress.world_size) for rank in range(progress.world_size)], signals)
-    (partial / "progress.json").write_text(json.dumps(asdict(progress), indent=1) + "\n")
+    content = f"{json.dumps(asdict(progress), indent=1)}\n".encode()
+    (partial / "progress.json").write_bytes(content)
     for path in (partial / "progress.json", partial):
         _fsync(path)
     if final.exists():  # of a run that was killed between the rename and DONE
         shutil.rmtree(final)
     partial.rename(final)
-    (final / DONE).touch()
+    (final / DONE).write_text(progress_checksum(content), encoding="ascii")
     for path in (final / DONE, final, final.parent):
         _fsync(path)
 

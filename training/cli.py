@@ -156,8 +156,9 @@ def submit(
 ) -> None:
     """Check a run, write its job script into the run folder, and give it to Slurm; a job goes on where the run was.
 
-    The script saves and requeues itself before its time limit and when it is preempted. With --eval the job exports and
-    evaluates checkpoints while the training's own job goes on; scores go to the run's TensorBoard.
+    The script saves and requeues itself before its time limit and when it is preempted.
+
+    With --eval the job evaluates checkpoints beside the training; scores go to the run's TensorBoard.
     """
     from training.cluster.data_jobs import is_data_file, refuse_options, submit_data
     from training.cluster.follow import follow as follow_job
@@ -191,7 +192,9 @@ def submit(
             settings, overrides or [], array=array, site=site, options=option or [], print_only=print_
         )
         return
-    refuse_options(settings, "a data.yaml's settings", {"--array": array, "--site": site, "--option": option})
+    refuse_options(settings, "a data.yaml's settings", {"--array": array})
+    in_the_file = {"--site": site, "--option": option}
+    refuse_options(settings, "them in the run's file, as slurm.site and slurm.options", in_the_file)
     changes = [*(overrides or []), *([f"slurm.nodes={nodes}"] if nodes is not None else [])]
     script = prepare_job(load_run_config(settings, changes))
     if print_:

@@ -58,7 +58,7 @@ class BatchConfig(Settings):
     `micro_packs: auto` becomes a number before a run's config.yaml is written: see plan/choose.py.
     """
 
-    packs_per_step: int = Field(gt=0)
+    packs_per_step: int = Field(gt=0, le=1_000_000)
     micro_packs: Annotated[int | Literal["auto"], BeforeValidator(_as_micro_packs)] = 1
     sequence_parallel: int = Field(default=1, gt=0)
 
@@ -136,10 +136,10 @@ class RunConfig(Settings):
     shards: AnyPath
     runs: AnyPath = Path("runs")
     deepspeed: AnyPath
-    seed: int = Field(default=17, ge=0)
+    seed: int = Field(default=17, ge=0, lt=2**63)
     batch: BatchConfig
-    epochs: float | None = Field(default=None, gt=0)
-    steps: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0, le=1_000_000)
+    steps: int | None = Field(default=None, gt=0, le=1_000_000_000)
     optim: OptimConfig
     loss: LossConfig = LossConfig()
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
@@ -149,7 +149,7 @@ class RunConfig(Settings):
     kernels: Literal["torch", "liger"] = "torch"
     compile: bool = False
     max_bad_steps: int = Field(default=5, gt=0)
-    watchdog: int | None = Field(default=600, gt=0)
+    watchdog: int | None = Field(default=600, gt=0, le=7 * 86400)
     tuning: Tuning = FullTuning()
     resize_embeddings: bool = False
     save: SaveConfig = SaveConfig()
@@ -298,13 +298,18 @@ def check_run(config: RunConfig) -> "Shards":
     return shards
 
 
+def no_model(config: RunConfig) -> str:
+    """Return what is wrong with a model folder without a config.json."""
+    what = "has no config.json" if config.model.is_dir() else "no such folder"
+    return f"{what}; expected a Hugging Face model folder"
+
+
 def _model_mistakes(config: RunConfig, shards: "Shards", num_steps: int) -> Iterator[str]:
     path = config.model / "config.json"
     try:
         model = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        what = "has no config.json" if config.model.is_dir() else "no such folder"
-        yield f"model: {config.model}: {what}; expected a Hugging Face model folder"
+        yield f"model: {config.model}: {no_model(config)}"
         return
     except (OSError, ValueError) as error:
         yield f"model: {path}: cannot be read: {error}"

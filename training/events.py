@@ -72,7 +72,7 @@ def _parse(line: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     whole = isinstance(value, dict) and isinstance(value.get("event"), str)
-    if not whole or not isinstance(value.get("time"), int | float):
+    if not whole or not isinstance(value.get("time"), int | float) or not 0 <= value["time"] < 1e11:
         return None
     if value["event"] == "training" and not all(
         isinstance(value.get(key), int) for key in ("step", "num_steps")

@@ -10,13 +10,15 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_tools.errors import RunError
+from data_tools.errors import RunError, ShardtuneError
 from training.config import RunConfig, check_run
+from training.done import nothing_left
 from training.ds_config import build_ds_config, nvme_folder, read_ds_file
 from training.events import record_event
 from training.nvme_checks import nvme_mistakes
@@ -25,7 +27,7 @@ from training.plan.choose import resolve_micro_packs
 from training.plan.machine import tiers_here
 from training.plan.plan import Ranks
 from training.run_folder import PARENT_VARIABLE, RunFolder, parent_variable
-from training.supervise import EXIT_STOPPED, Supervisor, exit_code, stopped_by_signals
+from training.supervise import EXIT_DONE, EXIT_STOPPED, Supervisor, exit_code, stopped_by_signals
 
 if TYPE_CHECKING:
     from data_tools.shards import Shards
@@ -154,6 +156,10 @@ def train(config: RunConfig) -> int:
     config = settle(config, devices)
     shards, ds_config = check(config, devices)
     run = RunFolder(config.run_folder)
+    run.check_unchanged(config, shards_fingerprint=shards.fingerprint)
+    if said := nothing_left(config, shards):
+        logger.info("%s", said)
+        return EXIT_DONE
     with run.hold():
         run.prepare(config, ds_config, shards_fingerprint=shards.fingerprint)
         return launch(run, devices, ds_config, ops=needed_ops(ds_config, on_gpu=devices.on_gpu))
@@ -171,6 +177,24 @@ def print_command(config: RunConfig) -> str:
     return " ".join([*added, shlex.join(launcher_command(run, devices))])
 
 
+@contextmanager
+def _failures_told(run: RunFolder) -> Iterator[None]:
+    """Let the run folder say why a start has failed before its ranks were there."""
+    try:
+        yield
+    except (ShardtuneError, OSError) as error:
+        mistake = (
+            error if isinstance(error, ShardtuneError) else RunError(f"{error.filename}: {error.strerror}")
+        )
+        with suppress(OSError):  # where the disk is full, what it is about is told all the same
+            run.write_mistake(mistake)
+            run.write_state("failed")
+        record_event(
+            run.path, "failed", host=socket.gethostname(), error=f"{type(error).__name__}: {mistake}"
+        )
+        raise
+
+
 def launch(
     run: RunFolder,
     devices: Devices,
@@ -185,10 +209,15 @@ def launch(
     supervisor = Supervisor(run)
     job = os.environ.get("SLURM_JOB_ID")
     record_event(run.path, "started", host=socket.gethostname(), job=job, nodes=1, ranks=devices.num_ranks)
-    with stopped_by_signals(supervisor), nvme_folder(ds_config):
-        ensure_ops(ops, env)
+    with stopped_by_signals(supervisor), _failures_told(run), nvme_folder(ds_config):
+        try:
+            ensure_ops(ops, env)
+        except RunError:
+            if not run.stop_requested():  # else the signal has reached the compiler too
+                raise
         if run.stop_requested():
             run.write_state("stopped")
+            record_event(run.path, "stopped", signalled=True)
             return EXIT_STOPPED
         command = launcher_command(run, devices, module=module)
         logger.info("run %s: %d ranks; output in %s", run.path.name, devices.num_ranks, run.logs)

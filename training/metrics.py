@@ -160,15 +160,31 @@ def _parse(line: str) -> dict[str, Any] | None:
     return row  # type: ignore[no-any-return]
 
 
-class Progress:
-    """The line for the terminal: `step 12/300  loss 2.31  lr 1.0e-05  grad 0.80  1.2k tok/s  left 3 min`."""
+SHOWN = (
+    ("train/loss", "loss", "{:.4g}"),
+    ("train/lr", "lr", "{:.2e}"),
+    ("train/grad_norm", "grad", "{:.3g}"),
+    ("validation/loss", "validation", "{:.4g}"),
+)
 
-    SHOWN = (
-        ("train/loss", "loss", "{:.4g}"),
-        ("train/lr", "lr", "{:.2e}"),
-        ("train/grad_norm", "grad", "{:.3g}"),
-        ("validation/loss", "validation", "{:.4g}"),
-    )
+
+def progress_line(
+    step: int, num_steps: int | None, metrics: Mapping[str, float], seconds_left: float | None
+) -> str:
+    """Return a step for the terminal: `step 12/300  loss 2.31  lr 1.0e-05  grad 0.80  1.2k tok/s  left 3 min`."""
+    parts = [f"step {step}/{num_steps}" if num_steps else f"step {step}"]
+    parts += [f"{label} {form.format(metrics[key])}" for key, label, form in SHOWN if key in metrics]
+    if metrics.get("health/skipped_steps"):
+        parts.append(f"skipped {metrics['health/skipped_steps']:.0f}")
+    if "speed/tokens_per_second" in metrics:
+        parts.append(f"{short(metrics['speed/tokens_per_second'])} tok/s")
+    if seconds_left is not None:
+        parts.append(f"left {duration(seconds_left)}")
+    return "  ".join(parts)
+
+
+class Progress:
+    """The progress lines of a process that trains: it knows how long its steps take."""
 
     def __init__(self, *, num_steps: int | None) -> None:
         self._num_steps = num_steps
@@ -176,17 +192,7 @@ class Progress:
 
     def line(self, step: int, metrics: Mapping[str, float]) -> str:
         """Return the progress line of a step."""
-        of = f"/{self._num_steps}" if self._num_steps else ""
-        parts = [f"step {step}{of}"]
-        parts += [f"{label} {form.format(metrics[key])}" for key, label, form in self.SHOWN if key in metrics]
-        if metrics.get("health/skipped_steps"):
-            parts.append(f"skipped {metrics['health/skipped_steps']:.0f}")
-        if "speed/tokens_per_second" in metrics:
-            parts.append(f"{short(metrics['speed/tokens_per_second'])} tok/s")
-        left = self._seconds_left(step)
-        if left is not None:
-            parts.append(f"left {duration(left)}")
-        return "  ".join(parts)
+        return progress_line(step, self._num_steps, metrics, self._seconds_left(step))
 
     def _seconds_left(self, step: int) -> float | None:
         """Return the time to the end at the mean pace since the first step seen, which itself is not counted:

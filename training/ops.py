@@ -27,6 +27,7 @@ CACHE_VARIABLE = "TORCH_EXTENSIONS_DIR"
 # Loading an op that is built holds torch's lock file for a second or two. One that is older than this, and
 # that no process here has open, was left behind (torch keeps it open as long as it holds it).
 STALE_LOCK_SECONDS = 20.0
+TELL_SECONDS = 30.0  # how often it is said that the compiler is still at work
 
 
 def cache_folder() -> Path:
@@ -91,7 +92,13 @@ def ensure_ops(builders: Sequence[str], env: Mapping[str, str]) -> None:
     Raises RunError with the compiler's last lines.
     """
     folder = Path(env[CACHE_VARIABLE])
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: DeepSpeed's ops cannot be kept here: {error.strerror}; set SHARDTUNE_CACHE to a folder that "
+            "can be written to"
+        ) from None
     if not _missing(folder, builders):  # nobody waits while another run builds what this one does not need
         clear_stale_locks(folder, wait_for_held=False)
         return
@@ -100,19 +107,42 @@ def ensure_ops(builders: Sequence[str], env: Mapping[str, str]) -> None:
         missing = _missing(folder, builders)
         if not missing:
             return
-        logger.info(
-            "building DeepSpeed's %s, once for this kind of node; takes a minute or two", _names(missing)
-        )
-        command = [sys.executable, "-m", "training.ops", *missing]
-        result = subprocess.run(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if result.returncode:
-            raise RunError(
-                f"{folder}: DeepSpeed's {_names(missing)} cannot be built here; needs a C++ compiler, the "
-                f"headers of Python{' and libaio' if 'AsyncIOBuilder' in missing else ''}; the last lines:\n"
-                + "\n".join(result.stdout.splitlines()[-20:])
+        for number, name in enumerate(missing, 1):
+            logger.info(
+                "building DeepSpeed's %s (%d of %d), once for this kind of node; takes a minute or two",
+                _short(name),
+                number,
+                len(missing),
             )
-        for name in missing:
+            _build(name, folder, env)
             _mark(folder, name).touch()
+
+
+def _build(builder: str, folder: Path, env: Mapping[str, str]) -> None:
+    began = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, "-m", "training.ops", builder],
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        try:
+            while True:
+                try:
+                    output, _ = process.communicate(timeout=TELL_SECONDS)
+                    break
+                except subprocess.TimeoutExpired:
+                    logger.info("still building it, %.0f s so far", time.monotonic() - began)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise RunError(
+            f"{folder}: DeepSpeed's {_short(builder)} cannot be built here; needs a C++ compiler, the headers of "
+            f"Python{' and libaio' if builder == 'AsyncIOBuilder' else ''}; the last lines:\n"
+            + "\n".join(output.splitlines()[-20:])
+        )
 
 
 def _missing(folder: Path, builders: Sequence[str]) -> list[str]:
@@ -123,8 +153,8 @@ def _mark(folder: Path, builder: str) -> Path:
     return folder / f"{builder}.built"
 
 
-def _names(builders: Sequence[str]) -> str:
-    return ", ".join(name.removesuffix("Builder") for name in builders)
+def _short(builder: str) -> str:
+    return builder.removesuffix("Builder")
 
 
 @contextmanager

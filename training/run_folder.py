@@ -126,7 +126,7 @@ class RunFolder:
         """Return how the last start ended; None while it runs, or if it died without a word."""
         try:
             text = (self.path / "state").read_text(encoding="ascii", errors="replace").strip()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return text if text in ("done", "stopped", "failed", "stuck") else None  # type: ignore[return-value]
 

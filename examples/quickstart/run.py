@@ -23,7 +23,10 @@ def step(title: str, *command: str) -> None:
     env = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run([program, *command[1:]], cwd=HERE, env=env)
     if done.returncode:
-        sys.exit(f"quickstart: `{' '.join(command)}` ended with {done.returncode}")
+        sys.exit(
+            f"quickstart: `{' '.join(command)}` ended with {done.returncode}; by hand, in {HERE}, it goes on where it "
+            "was; the demo itself begins anew"
+        )
     print(f"-- {time.monotonic() - start:.0f} s", flush=True)
 
 

@@ -47,7 +47,7 @@ def test_the_job_asks_for_what_run_yaml_says(run_yaml: Path) -> None:
         "slurm.gpu_type=a100",
         "slurm.mem=0",
         "slurm.mail=me@example.org",
-        "slurm.options=[--exclusive, --nodes=6]",
+        "slurm.options=[--exclusive, --nice=6]",
     )
     request = Request(ranks_per_node=8, signal_seconds=600, exclude=("n3", "n4"))
     options = list(sbatch_options(config, request))
@@ -73,7 +73,7 @@ def test_the_job_asks_for_what_run_yaml_says(run_yaml: Path) -> None:
         "--mail-user=me@example.org",
         "--mail-type=END,FAIL,REQUEUE",
         "--exclusive",
-        "--nodes=6",
+        "--nice=6",
     ]
 
 

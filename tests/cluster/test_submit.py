@@ -11,7 +11,7 @@ from data_tools.errors import RunError, SettingsError, ShardtuneError
 from tests.cluster.slurmbox import SlurmBox
 from tests.training.harness import shardtune
 from tests.training.small_run import copy_small_run, make_small_run
-from training.cluster.gpus import choose_gpus
+from training.cluster.gpus import Nodes, check_nodes, choose_gpus
 from training.cluster.settings import parse_time
 from training.cluster.submit import prepare_job
 from training.config import load_run_config
@@ -57,6 +57,8 @@ def test_time_limits_are_read_as_slurm_reads_them(text: str, seconds: int) -> No
         ("slurm.time=1h", "slurm.time: got '1h'; expected a time limit such as 24:00:00"),
         ("slurm.time=24:00:00", 'slurm.time: got 86400; expected a time limit in quotes: "24:00:00"'),
         ("slurm.options=[exclusive]", "expected a list of options of sbatch, such as --exclusive"),
+        ("slurm.options=[--nodes=9]", "expected slurm.nodes in place of --nodes, which would undo"),
+        ("slurm.options=['-t 5']", "expected slurm.time in place of -t, which would undo"),
         ("slurm.gpus=per-task", "slurm.gpus: got 'per-task'"),
         ("slurm.gpu=8", "slurm.gpu: unknown key"),
         ("slurm.partition='a b'", "slurm.partition: got 'a b'"),
@@ -130,6 +132,12 @@ def test_bad_nodes_are_left_out_and_the_folder_is_ready(run_yaml: Path) -> None:
     assert not (script.run.path / "lease.json").exists()
 
 
+def nodes_with(gpus: set[int] | None, partition: str | None = None) -> Nodes | None:
+    """Return three nodes of 16 CPUs with these numbers of GPUs; None: Slurm cannot be asked."""
+    where = f"partition {partition}" if partition else "this cluster"
+    return None if gpus is None else Nodes(where, 3, 16, frozenset(gpus))
+
+
 @pytest.mark.parametrize(
     ("changes", "listed", "expected"),
     [
@@ -150,7 +158,7 @@ def test_how_gpus_are_asked_for(
 ) -> None:
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     config = load_run_config(made, [f"{key}={value}" for key, value in changes.items()])
-    assert choose_gpus(config, listed) == expected
+    assert choose_gpus(config, nodes_with(listed)) == expected
 
 
 @pytest.mark.parametrize(
@@ -167,21 +175,55 @@ def test_how_gpus_are_asked_for(
             "expected at most the 0 that Slurm knows of on a node of partition cpu; set slurm.gpus: null",
         ),
         (["launch.gpus_per_node=null"], {4, 8}, "got null, which a login node cannot count"),
+        (
+            ["slurm.gpu_type=a100"],
+            {0},
+            "got a100 for a job without GPUs: Slurm knows of none on the nodes of",
+        ),
     ],
 )
 def test_gpus_that_are_not_there(made: Path, changes: list[str], listed: set[int], said: str) -> None:
+    config = load_run_config(made, changes)
     with pytest.raises(RunError) as error:
-        choose_gpus(load_run_config(made, changes), listed)
+        choose_gpus(config, nodes_with(listed, config.slurm.partition))
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["slurm.nodes=4"], "slurm.nodes: got 4; expected at most the 3 nodes of this cluster"),
+        (["slurm.nodes=2", "slurm.spare_nodes=2"], "got 2 and slurm.spare_nodes 2; expected at most the 3"),
+        (["slurm.cpus_per_task=9"], "got 9 for each of 2 ranks of a node; expected at most 8: a node"),
+    ],
+)
+def test_a_job_that_would_wait_for_ever_is_refused(made: Path, changes: list[str], said: str) -> None:
+    with pytest.raises(RunError) as error:
+        check_nodes(load_run_config(made, changes).slurm, nodes_with({0}), ranks_per_node=2)
+    assert said in str(error.value)
+
+
+def test_a_job_that_fits_is_not_refused(made: Path) -> None:
+    slurm = load_run_config(made, ["slurm.nodes=3", "slurm.cpus_per_task=8"]).slurm
+    check_nodes(slurm, nodes_with({0}), ranks_per_node=2)
+    check_nodes(slurm, None, ranks_per_node=100)
 
 
 def test_what_slurm_refuses_is_passed_on(slurm: SlurmBox, run_yaml: Path) -> None:
     def submit(*overrides: str) -> "subprocess.CompletedProcess[str]":
         return slurm.command(*shardtune("submit", run_yaml, *overrides), check=False, cwd=run_yaml.parent)
 
-    refused = submit("slurm.partition=nowhere")
+    unknown = submit("slurm.partition=nowhere")
+    assert unknown.returncode == 2
+    assert unknown.stderr.startswith("slurm.partition: got nowhere; expected one of ")
+    refused = submit("slurm.mem=999999G")
     assert refused.returncode == 2
-    assert "Slurm has refused the job: sbatch: error: invalid partition specified: nowhere" in refused.stderr
+    assert (
+        "Slurm has refused the job: sbatch: error: Memory specification can not be satisfied"
+        in refused.stderr
+    )
+    waits = submit("slurm.nodes=40", "batch.packs_per_step=80")
+    assert "slurm.nodes: got 40; expected at most the" in waits.stderr
     too_many = submit("launch.gpus_per_node=8")
     assert "expected at most the 4 that Slurm knows of" in too_many.stderr
 

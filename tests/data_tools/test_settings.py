@@ -176,7 +176,10 @@ def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
         ("a: [1\n", ":2: is not YAML: did not find expected ',' or ']'"),
         ("a: 1\na: 2\n", ":2: is not YAML: found duplicate key a"),
         ("- 1\n", ": holds no settings"),
-        ("words\n", ": holds no settings"),
+        ("words\n", ": holds no settings: got a str;"),
+        ("seq_len: 2024-02-30\n", ": is not YAML: day is out of range for month"),
+        (f"seq_len: {'9' * 5000}\n", ": is not YAML: Exceeds the limit"),
+        (f"seq_len: {'[' * 3000 + ']' * 3000}\n", ": is not YAML: "),
         ("a: !!python/object:os.system x\n", ":1: is not YAML: could not determine a constructor"),
     ],
 )

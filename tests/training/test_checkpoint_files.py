@@ -16,6 +16,7 @@ from training.checkpoint_files import (
     Progress,
     finished_checkpoints,
     partition,
+    progress_checksum,
     rank_file,
 )
 from training.safetensors_file import SafetensorsWriter, TensorSpec
@@ -33,7 +34,7 @@ def write_checkpoint(folder: Path, world_size: int = 3) -> Path:
             file.write("master|w", WEIGHT[start:stop])
     progress = Progress(7, 28, "f", 17, world_size, 7, ("exp_avg",), (), {"w": (5, 7)}, {})
     (folder / "progress.json").write_text(json.dumps(asdict(progress)))
-    (folder / "DONE").touch()
+    (folder / "DONE").write_text(progress_checksum((folder / "progress.json").read_bytes()))
     return folder
 
 
@@ -73,15 +74,28 @@ def test_only_checkpoints_with_done_count(tmp_path: Path) -> None:
         ('{"format_version": 1, "shapes": {}, "best": 3}', "must be a mapping"),
     ],
 )
-def test_a_progress_file_that_was_changed_by_hand_is_named(tmp_path: Path, text: str, found: str) -> None:
+def test_a_progress_file_that_makes_no_sense_is_named(tmp_path: Path, text: str, found: str) -> None:
     folder = write_checkpoint(tmp_path / "step-000007")
     (folder / "progress.json").write_text(text)
+    (folder / "DONE").write_text("")  # as it was before it had a checksum
     with pytest.raises(RunError) as caught:
         CheckpointReader(folder)
     (line,) = str(caught.value).splitlines()
     assert line.startswith(f"{folder}: the checkpoint is damaged: progress.json: ")
     assert found in line
     assert line.endswith("remove its folder to go on from the one before")
+
+
+@pytest.mark.parametrize(("number", "other"), [('"step": 7', '"step": 5'), ("28", "29")])
+def test_a_number_of_the_progress_that_was_changed_is_not_trained_on(
+    tmp_path: Path, number: str, other: str
+) -> None:
+    folder = write_checkpoint(tmp_path / "step-000007")
+    progress = folder / "progress.json"
+    assert number in progress.read_text()
+    progress.write_text(progress.read_text().replace(number, other))
+    with pytest.raises(RunError, match=r"the checkpoint is damaged: progress.json: .* DONE has xxh3_64 "):
+        CheckpointReader(folder)
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "header", "progress", "version"])
@@ -101,6 +115,7 @@ def test_damage_is_named_with_the_way_out(tmp_path: Path, damage: str) -> None:
         progress.write_text(progress.read_text()[:20])
     else:
         progress.write_text(json.dumps(json.loads(progress.read_text()) | {"format_version": 99}))
+        (folder / "DONE").write_text("")
     expected = "got version 99" if damage == "version" else "damaged.*remove its folder"
     with pytest.raises(RunError, match=expected):
         CheckpointReader(folder).weight("w")
@@ -110,4 +125,5 @@ def test_a_checkpoint_of_before_there_were_checksums_is_read(tmp_path: Path) -> 
     folder = write_checkpoint(tmp_path / "step-000007")
     for file in folder.glob("rank-*"):
         save_file(load_file(file), file)
+    (folder / "DONE").write_text("")
     assert torch.equal(CheckpointReader(folder).weight("w"), WEIGHT.reshape(5, 7))

@@ -57,6 +57,13 @@ def test_a_left_out_runs_folder_lies_beside_the_file(tmp_path: Path) -> None:
         ({"name": "a/b"}, "name: got 'a/b'; expected text that matches"),
         ({"precision": "fp8"}, "precision: got 'fp8'; expected 'bf16', 'fp16' or 'fp32'"),
         ({"batch": {"packs_per_step": 0}}, "batch.packs_per_step: got 0; expected greater than 0"),
+        ({"batch": {"packs_per_step": 10**12}}, "expected less than or equal to 1000000"),
+        ({"seed": 2**64}, "seed: got 18446744073709551616; expected less than"),
+        ({"watchdog": 10**24}, "expected less than or equal to 604800"),
+        (
+            {"tuning": {"method": "lora", "targets": []}},
+            "tuning.targets: got []; expected 'all-linear' or a list of",
+        ),
         (
             {"batch": {"packs_per_step": 4, "micro_packs": "all"}},
             "micro_packs: got 'all'; expected auto, or a whole number above 0",

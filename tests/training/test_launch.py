@@ -12,9 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from data_tools.errors import RunError
 from tests.conftest import ROOT
-from training.launch import Devices, launcher_command, launcher_environment, visible_gpus
+from training.launch import Devices, launch, launcher_command, launcher_environment, visible_gpus
+from training.ops import CACHE_VARIABLE
 from training.run_folder import RunFolder
+from training.status.report import read_status
 
 pytestmark = pytest.mark.alone
 
@@ -166,6 +169,37 @@ def test_a_users_mistake_found_by_a_rank_keeps_its_exit_code(start: Callable[...
     assert code == 2
     assert stderr.splitlines()[-1] == "weights: they do not fit"
     assert "Traceback" not in stderr
+
+
+def test_what_fails_before_there_are_ranks_is_told_in_the_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    (tmp_path / "file").touch()
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    monkeypatch.setenv("SHARDTUNE_CACHE", str(tmp_path / "file"))
+    run.logs.mkdir(parents=True)
+    run.config_path.touch()
+    with pytest.raises(RunError, match="set SHARDTUNE_CACHE to a folder that can be written to"), run.hold():
+        launch(run, Devices(("0",), on_gpu=False), {"zero_optimization": {}}, ops=["NoSuchBuilder"])
+    status = read_status(run.path)
+    assert status.state == "failed"
+    assert status.why is not None
+    assert status.why.kind == "mistake"
+    assert "DeepSpeed's ops cannot be kept here: Not a directory" in "\n".join(
+        [status.why.text, *status.why.lines]
+    )
+
+
+def test_a_stop_that_ends_the_compiler_too_is_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path / "run")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "ops"))
+    run.logs.mkdir(parents=True)
+    run.config_path.touch()
+    with run.hold():
+        run.request_stop()
+        code = launch(run, Devices(("0",), on_gpu=False), {"zero_optimization": {}}, ops=["NoSuchBuilder"])
+    assert (code, run.state, read_status(run.path).state) == (75, "stopped", "stopped")
 
 
 def test_the_line_is_deepspeeds_launcher_for_each_device(tmp_path: Path) -> None:

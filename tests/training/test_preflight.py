@@ -179,6 +179,21 @@ def test_what_hinders_writing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_that_is_missing_is_said_beside_shards_that_are_missing(folder: Path) -> None:
+    found = mistakes_in(look(folder, shards="nothing", model="nowhere"))
+    assert [finding.part for finding in found] == ["shards", "model"]
+    assert "nowhere: no such folder; expected a Hugging Face model folder" in found[1].found
+
+
+def test_a_runs_folder_that_is_a_file_and_a_run_that_is_prepared_only(folder: Path) -> None:
+    (folder / "file").touch()
+    assert the_mistake(look(folder, runs="file")).endswith("file: Not a directory; expected a folder")
+    config = load_run_config(write_run(folder, name="prepared", from_scratch=False))
+    config.run_folder.mkdir(parents=True)
+    config.write(config.run_folder / "config.yaml")
+    assert "not started yet" in look(folder, name="prepared")[-1].found
+
+
 def test_a_run_that_cannot_go_on_with_these_settings(folder: Path) -> None:
     config = load_run_config(write_run(folder, from_scratch=False))
     checkpoint = config.run_folder / "checkpoints" / "step-000001"

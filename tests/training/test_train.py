@@ -29,6 +29,7 @@ from tests.training.harness import (
 )
 from training.checkpoint_files import checkpoint_folder
 from training.data import PackOrder
+from training.events import read_events
 from training.metrics import read_metrics
 from training.status.report import read_status
 
@@ -217,6 +218,17 @@ def test_epochs_evaluation_and_logs(tiny: Project) -> None:
     assert len(losses) == num_steps + math.ceil(num_packs / 8)
     board = EventAccumulator(str(run_folder / "tensorboard")).Reload()
     assert [event.step for event in board.Scalars("train/loss")] == list(losses)
+
+    started = len(read_events(run_folder))
+    said = f"nothing left to do: {len(losses)} steps are done of {len(losses)}"
+    run_yaml = tiny.write_run("epochs", settings)
+    for command, code in (("train", 0), ("submit", 2)):
+        done = subprocess.run(
+            shardtune(command, run_yaml), env=environment(), cwd=tiny.folder, capture_output=True, text=True
+        )
+        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert len(read_events(run_folder)) == started
+    assert (run_folder / "state").read_text().strip() == "done"
 
 
 @pytest.fixture(scope="module")

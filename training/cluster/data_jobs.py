@@ -168,12 +168,12 @@ def send_data_jobs(jobs: DataJobs) -> Iterator[str]:
     ids = jobs.folder / "submitted"
     after = []
     if TOKENIZE in jobs.scripts:
-        array = send(jobs.folder / TOKENIZE)
+        array = send(jobs.folder / TOKENIZE, said_in="--option and --site")
         ids.write_text(f"{array}\n", encoding="ascii")
         # Whether all elements have done well, the job itself looks: `afterok` would hold it for ever if one has not.
         after = [f"--dependency=afterany:{array}"]
         yield f"job {array}: tokenize, {len(jobs.missing)} of {jobs.num_tasks} elements ({_ranges(jobs.missing)})"
-    pack = send(jobs.folder / PACK, after)
+    pack = send(jobs.folder / PACK, after, said_in="--option and --site")
     ids.write_text(ids.read_text(encoding="ascii") + f"{pack}\n" if after else f"{pack}\n", encoding="ascii")
     what = "tokenize and pack" if jobs.num_tasks == 0 else "pack"
     yield f"job {pack}: {what}{f', after job {array}' if after else ''}; output in {jobs.folder / 'logs'}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_tools.errors import RunError
 from data_tools.shards import open_shards
-from training.cluster.gpus import gpu_option, partition_gpus
+from training.cluster.gpus import ask_nodes, gpu_option
 from training.cluster.script import WHERE_AND_HOW_LONG, asked_for, find_script, gpu_request, render
 from training.cluster.submit import send
 from training.config import RunConfig, load_run_config
@@ -90,7 +90,7 @@ def prepare_eval_job(
     training = _job_name(config)
     queued = jobs_named(training) or []
     job = _check_checkpoint(run_folder, job, in_queue=bool(queued))
-    slurm = slurm.model_copy(update={"gpus": gpu_option(slurm, partition_gpus(slurm.partition))})
+    slurm = slurm.model_copy(update={"gpus": gpu_option(slurm, ask_nodes(slurm.partition))})
     config = config.model_copy(update={"slurm": slurm})
     log = run_folder / "logs" / "eval-%j.out"
     variables = {

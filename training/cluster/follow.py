@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from training.metrics import Progress
+from training.metrics import progress_line
 from training.status.queue import QueueEntry, ask_queue
 from training.status.report import Status, read_status, to_text
 from training.supervise import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER
@@ -66,7 +66,6 @@ class _News:
         self._queue = ""
         self._step = 0
         self._shown = -SHOW_SECONDS
-        self._progress: Progress | None = None
 
     def queue(self, entries: list[QueueEntry]) -> None:
         """Show the job's state in the queue if it is another than before."""
@@ -79,15 +78,16 @@ class _News:
     def training(self, status: Status) -> None:
         """Show the newest step, if it is another one and the last was shown a while ago."""
         now = time.monotonic()
+        if status.state != "running":
+            self._step = status.step  # of an earlier start
+            return
         if status.step == self._step or now - self._shown < SHOW_SECONDS:
             return
-        if self._progress is None:
-            self._progress = Progress(num_steps=status.num_steps)
         metrics = {f"{name}/loss": value for name, value in status.losses.items()}
         metrics |= {"health/skipped_steps": float(status.skipped_steps)}
         if status.tokens_per_second is not None:
             metrics["speed/tokens_per_second"] = status.tokens_per_second
-        self._show(self._progress.line(status.step, metrics))
+        self._show(progress_line(status.step, status.num_steps, metrics, status.seconds_left))
         self._step, self._shown = status.step, now
 
 

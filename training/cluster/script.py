@@ -1,5 +1,6 @@
 """The text of a job script: what sbatch is asked for and the job's settings, above the part that all runs share."""
 
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,14 @@ def find_script(name: str) -> Path:
     return shipped_folder("slurm") / name
 
 
+def _quoted(option: str) -> str:
+    """Return an option of the user's for a line after `#SBATCH`, where a value with spaces stands in quotes."""
+    name, equals, value = option.partition("=")
+    if not option.startswith("--") or not equals or not re.search(r"\s", value) or re.search("[\"']", value):
+        return option
+    return f"{name}={shlex.quote(value)}"
+
+
 def sbatch_options(config: RunConfig, request: Request) -> Iterator[str]:
     """Yield the options of the job, each as it stands after `#SBATCH`; the user's own come last, and so win."""
     slurm = config.slurm
@@ -54,7 +63,7 @@ def sbatch_options(config: RunConfig, request: Request) -> Iterator[str]:
     if slurm.mail is not None:
         yield f"--mail-user={slurm.mail}"
         yield "--mail-type=END,FAIL,REQUEUE"
-    yield from slurm.options
+    yield from map(_quoted, slurm.options)
 
 
 def gpu_request(slurm: SlurmConfig, number: int) -> Iterator[str]:

@@ -30,7 +30,9 @@ def parse_time(text: str) -> int:
 
 def _check_time(value: Any) -> Any:
     if isinstance(value, int):  # YAML reads 24:00:00 as 86400, which Slurm would take for minutes
-        raise ValueError('a time limit in quotes: "24:00:00", or "30" for minutes')
+        raise ValueError(
+            """a time limit in quotes: "24:00:00", or "30" for minutes; in a shell 'slurm.time="24:00:00"'"""
+        )
     if isinstance(value, str):
         parse_time(value)
     return value
@@ -40,10 +42,27 @@ def _as_word(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+# Options of sbatch that would undo what was checked, and where they are said instead.
+KEYS_OF_OPTIONS = {
+    **dict.fromkeys(("--nodes", "-N"), "slurm.nodes"),
+    **dict.fromkeys(("--time", "-t"), "slurm.time"),
+    **dict.fromkeys(("--ntasks", "-n", "--ntasks-per-node", "--tasks-per-node"), "launch.gpus_per_node"),
+    **dict.fromkeys(("--job-name", "-J"), "name"),
+    **dict.fromkeys(("--output", "-o", "--error", "-e", "--open-mode"), "runs"),
+    "--signal": "slurm.signal_seconds",
+    "--no-requeue": "slurm.max_restarts",
+}
+
+
 def _check_options(options: tuple[str, ...]) -> tuple[str, ...]:
     for option in options:
         if not re.fullmatch(r"-[^\n]*", option):
             raise ValueError("a list of options of sbatch, such as --exclusive, each with its dashes")
+        name = re.match(r"--[^=\s]+|-\w", option)
+        if name is not None and name[0] in KEYS_OF_OPTIONS:
+            raise ValueError(
+                f"{KEYS_OF_OPTIONS[name[0]]} in place of {name[0]}, which would undo what is checked"
+            )
     return options
 
 
@@ -57,7 +76,7 @@ class SlurmConfig(Settings):
     them; auto looks at what the partition has, null asks for none, for CPU ranks and for clusters that give out whole
     nodes. `check_nodes`: the job tries its nodes before the ranks start. `signal_seconds`: how long before the time
     limit the run is told to save and end; auto reckons it.
-    `options` go to sbatch as they are.
+    `options` go to sbatch as they are, but for those that have a key and would undo what submit has checked.
     """
 
     nodes: int = Field(default=1, gt=0)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.errors import RunError
-from training.cluster.gpus import choose_gpus, partition_gpus
+from training.cluster.gpus import ask_nodes, check_nodes, choose_gpus
 from training.cluster.script import Request, train_script
 from training.cluster.timing import find_timing, signal_seconds
 from training.config import RunConfig, check_run
+from training.done import nothing_left
 from training.ds_config import build_ds_config, read_ds_file
 from training.nodes import read_bad_nodes
 from training.plan.choose import resolve_micro_packs
@@ -51,6 +52,8 @@ def prepare_job(config: RunConfig) -> JobScript:
     if mistakes := mistakes_in(findings):
         raise RunError("\n".join(finding.found for finding in mistakes))
     base, shards = read_ds_file(config.deepspeed), check_run(config)
+    if said := nothing_left(config, shards):
+        raise RunError(said)
     # Whether there is a GPU to pin memory for, the ranks see on their nodes.
     ds_config = build_ds_config(config, world_size=ranks.size, run_folder=config.run_folder, base=base)
     plan = plan_run(config, base, shards, ranks, Tiers())
@@ -78,7 +81,9 @@ def settle(config: RunConfig) -> tuple[RunConfig, Ranks]:
 
     Raises SettingsError, ShardError or RunError.
     """
-    option, per_node = choose_gpus(config, partition_gpus(config.slurm.partition))
+    nodes = ask_nodes(config.slurm.partition)
+    option, per_node = choose_gpus(config, nodes)
+    check_nodes(config.slurm, nodes, ranks_per_node=per_node)
     slurm = config.slurm.model_copy(update={"gpus": option})
     launch = config.launch.model_copy(update={"gpus_per_node": per_node})
     config = config.model_copy(update={"slurm": slurm, "launch": launch})
@@ -117,8 +122,11 @@ def _tell(config: RunConfig, request: Request, *, lead_source: str) -> None:
         )
 
 
-def send(script: Path, options: Sequence[str] = ()) -> str:
-    """Give a job script to sbatch and return the job's id. Raise RunError with what sbatch says against it."""
+def send(script: Path, options: Sequence[str] = (), *, said_in: str = "the keys below slurm") -> str:
+    """Give a job script to sbatch and return the job's id. Raise RunError with what sbatch says against it.
+
+    said_in: where the user has said what the job asks for.
+    """
     if shutil.which("sbatch") is None:
         raise RunError("sbatch: not found; do this on a login node of the cluster, or use --print")
     env = dict(os.environ)
@@ -129,8 +137,6 @@ def send(script: Path, options: Sequence[str] = ()) -> str:
     sent = subprocess.run(command, env=env, cwd=script.parent, capture_output=True, text=True)
     if sent.returncode:
         said = sent.stderr.strip().splitlines() or [f"exit code {sent.returncode}"]
-        raise RunError(
-            f"{script}: Slurm has refused the job: {'; '.join(said)}; look at the keys below slurm"
-        )
+        raise RunError(f"{script}: Slurm has refused the job: {'; '.join(said)}; look at {said_in}")
     sys.stderr.write(sent.stderr)
     return sent.stdout.strip().split(";")[0]

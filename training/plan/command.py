@@ -42,7 +42,7 @@ def show_plan(config: RunConfig, options: Options, *, as_json_: bool) -> None:
     """Print the plan of a run. Raises RunError for what cannot be planned."""
     _check_numbers(options)
     ranks = _ranks(config, options)
-    shards = _open_shards(config)
+    shards = _open_shards(config) if options.seq_len is None else None
     files = _files(config, options.ds_config)
     own_file = config.deepspeed if options.ds_config in (None, "all") else files[0]
     tiers = _tiers(config, options, ranks)

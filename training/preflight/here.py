@@ -16,8 +16,10 @@ from data_tools.errors import RunError, SettingsError, ShardError
 from data_tools.shard_index import compute_fingerprint
 from training.base_model import EMBEDDINGS, HEAD, parameter_shapes, read_header
 from training.cluster.settings import SlurmConfig
-from training.config import RunConfig, check_run, derive_steps
+from training.config import RunConfig, check_run, derive_steps, no_model
+from training.done import nothing_left
 from training.ds_config import VARIABLE, build_ds_config, nvme_paths, read_ds_file
+from training.events import read_events
 from training.launch import visible_gpus
 from training.lease import read_holder
 from training.nvme_checks import nvme_mistakes
@@ -30,6 +32,7 @@ from training.preflight.findings import Finding, format_table, mistakes_in, summ
 from training.preflight.tokens import check_template, check_tokenizer
 from training.run_folder import RunFolder
 from training.status.facts import newest_checkpoint
+from training.status.starts import find_starts
 
 if TYPE_CHECKING:
     from data_tools.shards import Shards
@@ -50,6 +53,8 @@ def check_here(config: RunConfig) -> list[Finding]:
         shards = open_shards(config.shards)
     except ShardError as error:
         findings.append(Finding("shards", "MISTAKE", str(error)))
+        if not (config.model / "config.json").is_file():
+            findings.append(Finding("model", "MISTAKE", f"model: {config.model}: {no_model(config)}"))
     else:
         findings += _check_shards(config, shards)
     try:
@@ -59,7 +64,7 @@ def check_here(config: RunConfig) -> list[Finding]:
         findings += [Finding(_part_of(line, config), "MISTAKE", line) for line in str(error).splitlines()]
     findings += _check_model(config)
     if shards is not None:
-        findings += check_tokenizer(config, shards)
+        findings += check_tokenizer(config, shards) if config.model.is_dir() else []
         findings.append(check_template(shards))
     ranks = expected_ranks(config)
     base = None
@@ -288,7 +293,11 @@ def _check_disk(config: RunConfig, plan: Plan) -> Finding:
 
 def _check_run_folder(config: RunConfig, shards: "Shards") -> Iterator[Finding]:
     run = RunFolder(config.run_folder)
-    holder = read_holder(run.path / "lease.json")
+    try:
+        holder = read_holder(run.path / "lease.json")
+    except OSError as error:
+        yield Finding("run folder", "MISTAKE", f"runs: {config.runs}: {error.strerror}; expected a folder")
+        return
     if holder is not None:
         yield Finding(
             "run folder", "warning", f"{run.path}: held by {holder}; it must end before another start"
@@ -303,8 +312,11 @@ def _check_run_folder(config: RunConfig, shards: "Shards") -> Iterator[Finding]:
     if problems:
         yield from (Finding("run folder", "MISTAKE", f"{run.path}: {problem}") for problem in problems)
         return
-    state = run.state or (
-        "no start of it has ended in order" if run.config_path.exists() else "not there yet"
-    )
+    started = bool(find_starts(read_events(run.path)))
+    going = "no start of it has ended in order" if started else "not started yet"
+    state = run.state or (going if run.config_path.exists() else "not there yet")
+    if state == "done" and (said := nothing_left(config, shards)):
+        yield Finding("run folder", "warning", said)
+        return
     going_on = "; goes on from its newest checkpoint" if run.has_checkpoint() else ""
     yield Finding("run folder", "ok", f"{run.path}: {state}{going_on}")

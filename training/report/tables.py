@@ -37,7 +37,8 @@ def plan_section(facts: RunFacts, ds_config: Mapping[str, Any]) -> Section:
     """Return what the plan said beside what was measured."""
     title = "Plan against measured"
     rows = facts.metrics
-    if facts.config is None or not rows or facts.start is None or facts.start.num_ranks is None:
+    start = next((start for start in reversed(facts.starts) if start.num_ranks is not None), None)
+    if facts.config is None or not rows or start is None:
         return Section(title, note="The run has not trained yet.")
     on_gpu = any("memory/device_peak_gib" in row for row in rows)
     try:
@@ -45,7 +46,7 @@ def plan_section(facts: RunFacts, ds_config: Mapping[str, Any]) -> Section:
             facts.config,
             ds_config,
             open_shards(facts.config.shards),
-            _ranks(facts.start, on_gpu=on_gpu),
+            _ranks(start, on_gpu=on_gpu),
             Tiers(),
         )
     except (ShardtuneError, OSError) as error:

@@ -107,7 +107,9 @@ def _check_is_run(folder: Path) -> None:
             f"{folder}: is a file; expected the folder of a run, which is `runs`/`name` of its run.yaml"
         )
     if not folder.is_dir():
-        raise RunError(f"{folder}: no such folder; expected the folder of a run, such as runs/demo")
+        there = sorted(str(path.parent) for path in folder.parent.glob("*/config.yaml"))
+        hint = f"there are {', '.join(there[:10])}" if there else "it is `runs`/`name` of its run.yaml"
+        raise RunError(f"{folder}: no such folder; expected the folder of a run: {hint}")
     if not any((folder / name).exists() for name in ("config.yaml", EVENTS_NAME, METRICS_NAME, "lease.json")):
         inside = sorted(path.parent.name for path in folder.glob("*/config.yaml"))
         hint = f"; it holds runs: {', '.join(inside[:10])}" if inside else ""

@@ -5,7 +5,7 @@
 A start's pace is the median over its steps that count: a run may go on with other nodes, or another number of them.
 Time in the queue is left out. What is lost goes to: the start of each job (imports, model, checkpoint, first
 rendezvous), steps that were done again after a kill, and the rest (evaluation, waiting for checkpoints, endings, steps
-slower than the median).
+slower than the median). Each second of these is weighed by its start's pace, so that the shares add up.
 """
 
 import math
@@ -50,35 +50,34 @@ def measure_goodput(
     tokens_per_step = statistics.mean(
         row["speed/tokens_per_second"] * row["time/step_seconds"] for row in rows
     )
-    firsts = _first_steps(starts)
+    firsts = _first_steps(starts, kept_step)
     paces = _paces(rows, firsts)
-    startup = productive = repeated_seconds = possible = 0.0
-    for start, (begin, end), pace, first, after in zip(
-        starts, spans, paces, firsts, [*firsts[1:], kept_step], strict=True
-    ):
-        startup += min(end, _first_training(start, end)) - begin
-        productive += max(0, min(after, kept_step) - first) * tokens_per_step / pace
-        repeated_seconds += _repeated_steps(start) * tokens_per_step / pace
+    startup = possible = 0.0  # in tokens
+    for start, (begin, end), pace in zip(starts, spans, paces, strict=True):
+        startup += pace * (min(end, _first_training(start, end)) - begin)
         possible += pace * (end - begin)
+    repeated_steps = sum(map(_repeated_steps, starts))
+    useful, repeated = tokens_per_step * kept_step, tokens_per_step * repeated_steps
+    seconds = wall / possible
     return Goodput(
-        goodput=tokens_per_step * kept_step / possible,
+        goodput=useful / possible,
         wall_seconds=wall,
-        startup_seconds=startup,
-        repeated_seconds=repeated_seconds,
-        other_seconds=wall - startup - repeated_seconds - productive,
-        useful_tokens=round(tokens_per_step * kept_step),
-        repeated_steps=sum(map(_repeated_steps, starts)),
+        startup_seconds=startup * seconds,
+        repeated_seconds=repeated * seconds,
+        other_seconds=(possible - startup - repeated - useful) * seconds,
+        useful_tokens=round(useful),
+        repeated_steps=repeated_steps,
         num_starts=len(starts),
     )
 
 
-def _first_steps(starts: Sequence[Start]) -> list[int]:
-    """Return the step that each start went on from; one that came to no step, from where the one after it did."""
-    firsts: list[int] = []
+def _first_steps(starts: Sequence[Start], kept_step: int) -> list[int]:
+    """Return the step that each start went on from; one that came to no step, from where the one after it does."""
+    firsts = [kept_step]
     for start in reversed(starts):
         training = start.all("training")
-        firsts.append(int(training[0]["step"]) if training else firsts[-1] if firsts else 0)
-    return firsts[::-1]
+        firsts.append(int(training[0]["step"]) if training else firsts[-1])
+    return firsts[:0:-1]
 
 
 def _paces(rows: Sequence[dict[str, Any]], firsts: Sequence[int]) -> list[float]:

@@ -2,15 +2,15 @@
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from training.metrics import duration, short
-from training.status.facts import Checkpoint, RunFacts, read_facts
+from training.status.facts import STALE_SECONDS, Checkpoint, RunFacts, read_facts
 from training.status.goodput import Goodput, measure_goodput
 from training.status.queue import QueueEntry, ask_queue
-from training.status.starts import BETWEEN
+from training.status.starts import BETWEEN, Start
 from training.status.why import Why, explain
 
 # Steps whose median tells how long the rest will take.
@@ -72,7 +72,7 @@ def read_status(folder: Path) -> Status:
     queue = ask_queue(jobs[-1]) if jobs and not over else None
     if queue == [] and facts.holder is not None and facts.holder.job == jobs[-1]:
         facts = replace(facts, held=False)  # Slurm knows sooner than the heartbeat that the holder has gone
-    state = find_state(facts)
+    state = find_state(facts, queue)
     last = facts.metrics[-1] if facts.metrics else {}
     pace = _median_of(facts, "time/step_seconds")
     num_steps = _num_steps(facts)
@@ -105,24 +105,34 @@ def read_status(folder: Path) -> Status:
     )
 
 
-def find_state(facts: RunFacts) -> str:
-    """Return the state of a run, as Status has it."""
-    written = facts.state
+def find_state(facts: RunFacts, queue: Sequence[QueueEntry] | None = None) -> str:
+    """Return the state of a run, as Status has it. queue: what Slurm says of its last job."""
+    written, start = facts.state, facts.start
     if facts.events and facts.events[-1]["event"] in BETWEEN and not facts.held and written != "done":
         return "waiting"
     if written is not None:
         return written
     if facts.held:
-        training = facts.start is not None and facts.start.last("training") is not None
-        return "running" if training else "starting"
-    if facts.start is None and not facts.metrics:
+        return "running" if start is not None and start.last("training") is not None else "starting"
+    if start is None and not facts.metrics:
         return "not started"
+    if start is not None and _is_coming_up(start, facts.now, queue):
+        return "starting"
     # A run that is made ready to go on (train --print, a job that Slurm has refused) has no such file, but its end was
     # recorded.
     for state in ("done", "stopped"):
-        if facts.start is not None and facts.start.last(state) is not None:
+        if start is not None and start.last(state) is not None:
             return state
-    return "failed" if facts.start is not None and facts.start.last("failed") is not None else "died"
+    return "failed" if start is not None and start.last("failed") is not None else "died"
+
+
+def _is_coming_up(start: Start, now: float, queue: Sequence[QueueEntry] | None) -> bool:
+    """Return whether a job's ranks are on their way: until they have met, none of them holds the run."""
+    if start.job is None or start.end is not None or start.last("training") is not None:
+        return False
+    if queue is None:
+        return now - start.begin < STALE_SECONDS
+    return any(entry.state == "RUNNING" for entry in queue)
 
 
 def _num_steps(facts: RunFacts) -> int | None:
@@ -246,9 +256,9 @@ def _goodput_text(goodput: Goodput) -> str:
     lost = (
         f"start-up {goodput.startup_seconds / wall:.1%}",
         f"repeated steps {goodput.repeated_seconds / wall:.1%} ({goodput.repeated_steps})",
-        f"else {goodput.other_seconds / wall:.1%}",
+        f"the rest {goodput.other_seconds / wall:.1%}",
     )
-    return f"{goodput.goodput:.3f} of {duration(wall)} with nodes; lost to {', '.join(lost)}"
+    return f"{goodput.goodput:.1%} of {duration(wall)} with nodes; lost to {', '.join(lost)}"
 
 
 def _places(status: Status) -> Iterator[tuple[str, str]]:

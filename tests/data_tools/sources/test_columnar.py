@@ -149,6 +149,17 @@ def test_a_file_whose_end_is_missing_is_a_source_error(tmp_path: Path, kind: str
         read(tmp_path / "x")
 
 
+def test_a_footer_that_counts_other_rows_than_its_groups_have_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"n": list(range(150))}), path, row_group_size=100)
+    # Thrift's field 3, the number of rows, as a zigzag varint, before the list of groups: 150, then 151.
+    content = path.read_bytes()
+    assert content.count(b"\x16\xac\x02\x19") == 1
+    path.write_bytes(content.replace(b"\x16\xac\x02\x19", b"\x16\xae\x02\x19"))
+    with pytest.raises(SourceError, match="its row groups have 150 of its 151 rows"):
+        read(path)
+
+
 def test_a_stream_that_is_cut_off_keeps_what_stands_before(tmp_path: Path) -> None:
     content = write_arrow(tmp_path / "x").read_bytes()
     digest = [hash_part(part) for part in cut_parts([tmp_path / "x"], "rows", 1 << 20)]

@@ -77,6 +77,10 @@ def test_one_ds_config_alone_and_settings_behind_it(folder: Path) -> None:
     assert found["micro_packs"] == 2
 
 
+def test_packs_of_another_length_than_the_shards(folder: Path) -> None:
+    assert "up to 96 tokens, 96 of them targets" in plan(folder / "run.yaml", "--seq-len", "96")
+
+
 def test_shards_need_not_be_there(folder: Path) -> None:
     shutil.rmtree(folder / "shards")
     run = folder / "run.yaml"
