@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.slurmbox import SlurmBox
 from tests.conftest import ROOT
-from training.cluster.follow import follow
+from training.cluster.follow import _News, follow
 from training.events import record_event
+from training.status.report import read_status
 
 pytestmark = pytest.mark.alone
 
@@ -81,6 +83,17 @@ def test_a_job_is_followed_through_its_requeue_to_the_end(
     assert "demo: done, step 8 of 8" in shown[-1]
     assert "2 (1 restarts)" in shown[-1]
     assert all(line != before for before, line in itertools.pairwise(shown))
+
+
+def test_steps_of_an_earlier_start_are_not_news_and_the_end_is_that_of_this_start(run_folder: Path) -> None:
+    shown: list[str] = []
+    news = _News(shown.append)
+    earlier = replace(read_status(run_folder), state="waiting", step=16, num_steps=413, seconds_left=9000.0)
+    for state in ("waiting", "starting", "running"):
+        news.training(replace(earlier, state=state))
+    assert shown == []
+    news.training(replace(earlier, state="running", step=17, num_steps=29, seconds_left=30.0))
+    assert shown == ["step 17/29  left 30 s"]
 
 
 def test_a_job_that_leaves_the_queue_before_it_started(

@@ -20,7 +20,10 @@ from training.events import record_event
 from training.lease import this_holder
 from training.metrics import MetricsLog, read_metrics
 from training.run_folder import RunFolder, State
+from training.status.goodput import measure_goodput
+from training.status.queue import QueueEntry
 from training.status.report import Status, read_status, to_json, to_text
+from training.status.starts import Start
 
 CUT_OFF = "Traceback (most recent call last):\nRuntimeError: [gloo] Connection closed by peer [127.0.0.1]:1\n"
 
@@ -177,6 +180,37 @@ def test_a_run_that_waits_in_the_queue(folder: Folder, monkeypatch: pytest.Monke
     status = folder.end(None)
     assert (status.state, status.jobs, status.queue) == ("waiting", ["71"], None)
     assert "job 71 has been sent" in to_text(status)
+
+
+@pytest.mark.parametrize(
+    ("queue", "age", "state"),
+    [
+        (None, 5, "starting"),
+        (None, 600, "died"),
+        ([QueueEntry("7", "RUNNING", "None", "1:00", None, None)], 600, "starting"),
+        ([], 5, "died"),
+    ],
+)
+def test_a_job_whose_ranks_have_not_met_yet_is_starting(
+    folder: Folder,
+    monkeypatch: pytest.MonkeyPatch,
+    queue: list[QueueEntry] | None,
+    age: float,
+    state: str,
+) -> None:
+    monkeypatch.setattr("training.status.report.ask_queue", lambda job: queue)
+    folder.start(job=6)
+    folder.log(1, 8)
+    folder.event("stopped", step=8)
+    folder.event("ended", state="stopped")
+    folder.event("started", job=7)
+    events = folder.run.path / "events.jsonl"
+    *before, last = events.read_text().splitlines()
+    begun = json.dumps(json.loads(last) | {"time": time.time() - age})
+    events.write_text("\n".join([*before, begun]) + "\n")
+    status = folder.end(None)
+    assert status.state == state
+    assert (status.why is None) == (state == "starting")
 
 
 def test_restarts_jobs_and_nodes_are_counted_over_all_starts(folder: Folder) -> None:
@@ -414,6 +448,28 @@ def test_goodput_counts_starts_and_repeated_steps_and_leaves_the_queue_out(folde
     goodput = folder.end("failed").goodput
     assert goodput is not None
     assert goodput.goodput == pytest.approx(40 / 130)
+
+
+def test_while_a_start_comes_up_the_shares_add_up() -> None:
+    starts = [
+        Start(
+            (
+                {"event": "started", "time": 0.0, "job": 1},
+                {"event": "training", "time": 10.0, "step": 0, "num_steps": 99, "reached": 0},
+                {"event": "ended", "time": 30.0},
+            )
+        ),
+        Start(({"event": "started", "time": 100.0, "job": 1},)),
+    ]
+    metrics = [
+        {"step": step, "time/step_seconds": 2.0, "speed/tokens_per_second": 500.0} for step in range(1, 11)
+    ]
+    goodput = measure_goodput(starts, metrics, kept_step=10, last_sign=120.0)
+    assert goodput is not None
+    assert goodput.goodput == pytest.approx(20 / 50)
+    assert goodput.wall_seconds == 50.0
+    assert (goodput.startup_seconds, goodput.repeated_seconds) == (30.0, 0.0)
+    assert goodput.other_seconds == pytest.approx(0.0)
 
 
 def test_each_start_is_held_against_its_own_pace(folder: Folder) -> None:
