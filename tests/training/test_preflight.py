@@ -179,6 +179,11 @@ def test_what_hinders_writing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_warm_up_as_long_as_the_run_is_warned_of(folder: Path) -> None:
+    (said,) = warnings(look(folder, steps=8, optim={"lr": 1e-3, "warmup": 8}))
+    assert said.startswith("optim.warmup: 8 steps of 8: ")
+
+
 def test_a_model_that_is_missing_is_said_beside_shards_that_are_missing(folder: Path) -> None:
     found = mistakes_in(look(folder, shards="nothing", model="nowhere"))
     assert [finding.part for finding in found] == ["shards", "model"]

@@ -131,15 +131,20 @@ def _check_shards(config: RunConfig, shards: "Shards") -> Iterator[Finding]:
     if train is None or not train.num_packs:
         return  # said by check_run
     try:
-        steps = f"{derive_steps(config, train.num_packs):,} steps"
+        num_steps = derive_steps(config, train.num_packs)
     except RunError:
-        steps = "no steps"
+        num_steps = 0
     yield Finding(
         "shards",
         "ok",
-        f"{train.num_packs:,} train packs of {shards.seq_len:,} tokens, {steps}; sealed, sizes as in the index, "
-        f"fingerprint {shards.fingerprint[:12]}; `shardtune verify` reads every byte",
+        f"{train.num_packs:,} train packs of {shards.seq_len:,} tokens, {num_steps:,} steps; sealed, sizes as in the "
+        f"index, fingerprint {shards.fingerprint[:12]}; `shardtune verify` reads every byte",
     )
+    if 0 < num_steps <= (warmup := config.optim.warmup_steps(num_steps)):
+        said = (
+            f"optim.warmup: {warmup} steps of {num_steps}: the run hardly comes to its learning rate optim.lr"
+        )
+        yield Finding("settings", "warning", said)
 
 
 def _check_model(config: RunConfig) -> Iterator[Finding]:
