@@ -85,7 +85,7 @@ def test_elements_that_were_killed_are_sent_again_alone_and_the_bytes_are_those_
     assert "2 of 8 elements are not tokenized: 2,5; shardtune submit again sends them alone" in said
 
     others = {path: path.stat().st_mtime_ns for path in (shards / "parts").glob("*.part")}
-    assert len(others) == NUM_TASKS - 2
+    assert len(others) >= NUM_TASKS - 2  # an element may have been killed between its part and its mark
     again, packing = submit(data, capsys, array=NUM_TASKS)
     elements = login_node.wait_all(again)
     assert sorted(job["ArrayTaskId"] for job in elements) == ["2", "5"]

@@ -278,8 +278,8 @@ def test_it_starts_after_a_training_job_that_waits(
     login_node: SlurmBox, run_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finish(run_folder, 1)
-    with pytest.raises(RunError, match=r"Slurm has refused the job: .*invalid partition"):
-        submit_eval(run_folder, ["slurm.partition=nowhere"])
+    with pytest.raises(RunError, match=r"Slurm has refused the job: .*Memory specification can not"):
+        submit_eval(run_folder, options=["--mem=999999G"])
     (run_folder / "checkpoints" / "step-000001" / "DONE").unlink()
     training = login_node.sbatch("--hold", "--job-name=small", "--wrap", "true")
     submit_eval(run_folder)
