@@ -1,6 +1,6 @@
 """The values of Arrow arrays as numpy arrays, for the ranks of a run.
 
-pyarrow's own `to_numpy` loads pandas, if it is installed: most of a second and 40 MiB of each rank.
+pyarrow's own `to_numpy` loads pandas, if it is installed: most of a second and some 20 MiB of each rank.
 """
 
 from typing import Any, cast

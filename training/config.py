@@ -299,9 +299,9 @@ def check_run(config: RunConfig) -> "Shards":
 
 
 def no_model(config: RunConfig) -> str:
-    """Return what is wrong with a model folder without a config.json."""
+    """Return the mistake of a model without a config.json."""
     what = "has no config.json" if config.model.is_dir() else "no such folder"
-    return f"{what}; expected a Hugging Face model folder"
+    return f"model: {config.model}: {what}; expected a Hugging Face model folder"
 
 
 def _model_mistakes(config: RunConfig, shards: "Shards", num_steps: int) -> Iterator[str]:
@@ -309,7 +309,7 @@ def _model_mistakes(config: RunConfig, shards: "Shards", num_steps: int) -> Iter
     try:
         model = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        yield f"model: {config.model}: {no_model(config)}"
+        yield no_model(config)
         return
     except (OSError, ValueError) as error:
         yield f"model: {path}: cannot be read: {error}"

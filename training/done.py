@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 def nothing_left(config: RunConfig, shards: "Shards") -> str | None:
     """Return what there is to say to someone who starts a run whose steps are all done; None if there is more to do."""
     run = RunFolder(config.run_folder)
-    done = sorted(run.checkpoints.glob("step-*/DONE"), key=lambda path: int(path.parent.name[5:]))
-    if run.state != "done" or not done:
+    newest = run.newest_checkpoint
+    if run.state != "done" or newest is None:
         return None
     try:
-        kept = json.loads((done[-1].parent / "progress.json").read_text(encoding="utf-8"))
+        kept = json.loads((newest / "progress.json").read_text(encoding="utf-8"))
         step, consumed, owes = kept["step"], kept["packs_consumed"], kept.get("owes_evaluation")
     except (OSError, ValueError, KeyError, TypeError):
         return None  # the checkpoint's reader says what is wrong

@@ -162,9 +162,15 @@ class RunFolder:
     def _mistake_path(self) -> Path:
         return self.logs / "mistake"
 
+    @property
+    def newest_checkpoint(self) -> Path | None:
+        """Return the folder of the newest finished checkpoint."""
+        done = [path.parent for path in self.checkpoints.glob("step-*/DONE")]
+        return max(done, key=lambda folder: int(folder.name[5:]), default=None)
+
     def has_checkpoint(self) -> bool:
         """Return whether there is a finished checkpoint to go on from."""
-        return any(self.checkpoints.glob("step-*/DONE"))
+        return self.newest_checkpoint is not None
 
     def lease(self, *, stale_seconds: float = STALE_SECONDS) -> Lease:
         """Return the folder's lease, to be used in a `with`; raises RunError there if it is in use."""

@@ -81,8 +81,10 @@ def unbroken(slurm: SlurmBox, project: Path) -> dict[int, float]:
 
 
 def test_signalled_then_preempted_it_gives_the_losses_of_the_unbroken_run(
-    slurm: SlurmBox, project: Path, unbroken: dict[int, float]
+    slurm: SlurmBox, project: Path, unbroken: dict[int, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("SLURM_CONF", "PATH"):  # so that the status can ask for the job
+        monkeypatch.setenv(name, slurm.env[name])
     run = ClusterRun(
         slurm,
         project,
@@ -96,6 +98,15 @@ def test_signalled_then_preempted_it_gives_the_losses_of_the_unbroken_run(
     run.wait_for_step(5)
     assert environment_of(run.ranks()[3].pid)["CUDA_VISIBLE_DEVICES"] == "0,1"
     slurm.command("scancel", "--signal=USR1", "--batch", job)  # what Slurm does before the time limit
+    states: set[str] = set()
+
+    def trains_again() -> bool:
+        states.add(read_status(run.path).state)
+        return len(run.events("training")) == 2
+
+    wait_until(trains_again, 150)
+    assert "starting" in states  # while the ranks load
+    assert not states & {"died", "failed", "done"}
     run.wait_for_step(1, starts=2)
     first_stop = run.events("training")[1]["step"]
     assert 5 <= first_stop < STEPS

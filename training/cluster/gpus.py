@@ -53,7 +53,7 @@ def _sinfo(*options: str) -> list[str] | None:
         found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ANSWER_SECONDS)
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.split()
+    return [line.strip() for line in found.stdout.splitlines()]
 
 
 def gpu_option(slurm: SlurmConfig, nodes: Nodes | None) -> str | None:

@@ -54,7 +54,7 @@ def check_here(config: RunConfig) -> list[Finding]:
     except ShardError as error:
         findings.append(Finding("shards", "MISTAKE", str(error)))
         if not (config.model / "config.json").is_file():
-            findings.append(Finding("model", "MISTAKE", f"model: {config.model}: {no_model(config)}"))
+            findings.append(Finding("model", "MISTAKE", no_model(config)))
     else:
         findings += _check_shards(config, shards)
     try:

@@ -156,13 +156,12 @@ def _read_heartbeats(folder: Path, begin: float, problems: list[str]) -> list[di
 
 def newest_checkpoint(run: RunFolder, now: float, problems: list[str]) -> Checkpoint | None:
     """Return a run's newest finished checkpoint; what can be seen to be wrong with it is added to `problems`."""
-    done = sorted(run.checkpoints.glob("step-*/DONE"), key=lambda path: int(path.parent.name[5:]))
-    if not done:
+    folder = run.newest_checkpoint
+    if folder is None:
         return None
-    folder = done[-1].parent
     sizes = [path.stat().st_size for path in folder.iterdir()]
     problems += _checkpoint_problems(folder)
-    return Checkpoint(str(folder), int(folder.name[5:]), now - done[-1].stat().st_mtime, sum(sizes))
+    return Checkpoint(str(folder), int(folder.name[5:]), now - (folder / "DONE").stat().st_mtime, sum(sizes))
 
 
 def _checkpoint_problems(folder: Path) -> list[str]:

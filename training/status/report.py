@@ -105,7 +105,7 @@ def read_status(folder: Path) -> Status:
     )
 
 
-def find_state(facts: RunFacts, queue: Sequence[QueueEntry] | None = None) -> str:
+def find_state(facts: RunFacts, queue: Sequence[QueueEntry] | None) -> str:
     """Return the state of a run, as Status has it. queue: what Slurm says of its last job."""
     written, start = facts.state, facts.start
     if facts.events and facts.events[-1]["event"] in BETWEEN and not facts.held and written != "done":
