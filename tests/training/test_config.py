@@ -59,6 +59,7 @@ def test_a_left_out_runs_folder_lies_beside_the_file(tmp_path: Path) -> None:
         ({"batch": {"packs_per_step": 0}}, "batch.packs_per_step: got 0; expected greater than 0"),
         ({"batch": {"packs_per_step": 10**12}}, "expected less than or equal to 1000000"),
         ({"seed": 2**64}, "seed: got 18446744073709551616; expected less than"),
+        ({"optim": {"lr": 1e-3, "betas": [0.9, 0.95, 0.99]}}, "expected a list of at most 2 items"),
         ({"watchdog": 10**24}, "expected less than or equal to 604800"),
         (
             {"tuning": {"method": "lora", "targets": []}},
