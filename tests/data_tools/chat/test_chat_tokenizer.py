@@ -285,7 +285,7 @@ def test_spelled_special_tokens_are_plain_text(shared_data: Path, name: str) -> 
 
 words = st.lists(
     st.sampled_from(
-        ["<|im_end|>", "</s>", "<s>", "<|im_start|>", " ", "\n", "  ", "e\u0301", "é", "你", "😀"]
+        ["<|im_end|>", "</s>", "<s>", "<|im_start|>", " ", "\n", "  ", "e\u0301", "é", "你", "😀", "\u2581"]
     )
     | st.text(st.characters(exclude_categories=("Cs", "Co")), max_size=6),
     min_size=1,
@@ -297,6 +297,8 @@ words = st.lists(
 def test_any_content_is_right_or_rejected(shared_data: Path, name: str) -> None:
     tokenizer = load_pair(shared_data, name)
     special = {tokenizer._id(token) for token in tokenizer._special.tokens}
+    # SentencePiece writes a space as this character, so that one in a text cannot be told from a space.
+    space = "\u2581" if PAIRS[name][0].startswith("llama") else " "
 
     @settings(max_examples=60, deadline=None)
     @given(st.lists(st.tuples(words, words), min_size=1, max_size=3))
@@ -317,7 +319,7 @@ def test_any_content_is_right_or_rejected(shared_data: Path, name: str) -> None:
         texts = target_texts(tokenizer, document)
         assert len(texts) == len(pairs)
         for text, (_, answer) in zip(texts, pairs, strict=True):
-            assert squash(text).startswith(squash(answer)) or "\ufffd" in text
+            assert squash(text).startswith(squash(answer.replace(space, " "))) or "\ufffd" in text
         if document.num_escaped == 0:
             encoded = tokenizer._loaded.tokenizer.encode(
                 tokenizer.render(conversation), add_special_tokens=False
