@@ -1,7 +1,7 @@
 """Attention that keeps the documents of a pack apart, and the test at a run's start that shows that it does.
 
-It is our own registered function: PyTorch's varlen kernel on a GPU, SDPA document by document elsewhere. No mask is
-ever built, and no detection from positions has to guess where documents begin.
+It is our own registered function: PyTorch's varlen kernel on a GPU, SDPA document by document elsewhere (on a CPU in
+float32). No mask is ever built, and no detection from positions has to guess where documents begin.
 """
 
 import inspect
@@ -46,12 +46,15 @@ def packed_attention(
     of it. Returns [1, T, heads, head_dim], as transformers' attention functions do.
     """
     assert attention_mask is None
-    grouped = query.shape[1] != key.shape[1]
+    dtype, grouped = query.dtype, query.shape[1] != key.shape[1]
+    if not query.is_cuda:
+        # The CPU kernel's backward in 16 bits compiles its products anew for each length: three to ten times as slow.
+        query, key, value = query.float(), key.float(), value.float()
     lengths = list(document_lengths)
     keys, values = torch.split(key, lengths, 2), torch.split(value, lengths, 2)
     key_offsets, num_before = document_offsets, 0
     if prefix is not None:
-        own, num_before = prefix[module.layer_idx], prefix.shape[3]  # type: ignore[index]
+        own, num_before = prefix[module.layer_idx].to(key.dtype), prefix.shape[3]  # type: ignore[index]
         keys, values = put_in_front(own[0], keys), put_in_front(own[1], values)
         key, value = torch.cat(keys, 2), torch.cat(values, 2)
         key_offsets = document_offsets + num_before * torch.arange(
@@ -75,7 +78,7 @@ def packed_attention(
         )
         for q, k, v in zip(torch.split(query, lengths, 2), keys, values, strict=True)
     ]
-    return torch.cat(pieces, 2).transpose(1, 2).contiguous(), None
+    return torch.cat(pieces, 2).to(dtype).transpose(1, 2).contiguous(), None
 
 
 def varlen_attention(

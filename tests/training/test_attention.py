@@ -1,4 +1,4 @@
-"""What the GPU's kernel is given, with the signatures of both torch versions; the kernel itself needs a GPU."""
+"""Attention on a CPU, and what the GPU's kernel is given by both torch versions; the kernel itself needs a GPU."""
 
 import inspect
 from collections.abc import Callable
@@ -84,6 +84,32 @@ def test_the_kernel_is_given_what_makes_it_attend_as_on_a_cpu(
     key_offsets = OFFSETS + num_before * torch.arange(4, dtype=torch.int32)
     attended = varlen_attention(query, key, value, OFFSETS, key_offsets, max(LENGTHS), num_before, None)
     torch.testing.assert_close(attended, expected)
+
+
+@pytest.mark.parametrize("num_before", [0, 3])
+def test_a_cpu_attends_to_16_bits_in_float32(num_before: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(1, 4, sum(LENGTHS), 8, generator=generator).bfloat16()
+    key, value = torch.randn(2, 1, 2, sum(LENGTHS), 8, generator=generator).bfloat16()
+    prefix = torch.randn(1, 2, 2, num_before, 8, generator=generator).bfloat16() if num_before else None
+    module = torch.nn.Module()
+    module.layer_idx = 0  # type: ignore[assignment]
+    attended, _ = packed_attention(
+        module, query, key, value, None, document_lengths=LENGTHS, document_offsets=OFFSETS, prefix=prefix
+    )
+    wide, _ = packed_attention(
+        module,
+        query.float(),
+        key.float(),
+        value.float(),
+        None,
+        document_lengths=LENGTHS,
+        document_offsets=OFFSETS,
+        prefix=None if prefix is None else prefix.float(),
+    )
+    assert attended.dtype == torch.bfloat16
+    assert attended.is_contiguous()
+    assert torch.equal(attended, wide.bfloat16())
 
 
 def test_the_installed_torch_takes_our_arguments() -> None:

@@ -41,9 +41,12 @@ def activations(job: Job) -> Activations:
         kept_in_layer, again = boundary, saved
     elif mode == "selective":
         # Results of the products and of attention; the layer's other activations are computed again.
-        products = 2 * shape.query + 2 * shape.key + 2 * shape.hidden + 2 * shape.intermediate
-        kept_in_layer = boundary + products * e
-        again = saved - (shape.query + shape.key + 2 * shape.intermediate) * e
+        products = shape.query + 2 * shape.key + 2 * shape.hidden + 2 * shape.intermediate
+        attended = _attention_element(job)
+        kept_in_layer = boundary + products * e + shape.query * attended
+        again = saved - shape.query * attended - 2 * shape.intermediate * e
+        if attended == e:  # else a copy of the values is made again
+            again -= shape.key * e
     else:
         kept_in_layer, again = boundary + saved, 0
     offloaded = boundary * tokens * shape.layers if config.offload_activations else 0
@@ -68,12 +71,17 @@ def _saved_in_layer(job: Job) -> int:
     shape, e = job.shape, job.element
     # Between attention and MLP; in 16 bits the second norm's float32 copy stands for it.
     middle = 0 if e == 2 else shape.hidden * e
-    attention = (2 * shape.query + 2 * shape.key) * e + 4 * shape.heads
+    attention = (2 * shape.query + 2 * shape.key) * _attention_element(job) + 4 * shape.heads
     if not job.on_gpu:
         attention += shape.query * e  # documents are attended to one by one, then laid side by side
     if shape.model_type == "qwen3":
         attention += (shape.query + shape.key) * (2 * e if e == 4 else 4 + e)
     return 2 * _norm(job) + middle + attention + 4 * shape.intermediate * e
+
+
+def _attention_element(job: Job) -> int:
+    """Return the bytes of an element of what attention reads and gives."""
+    return job.element if job.on_gpu else 4
 
 
 def _head(job: Job) -> int:
