@@ -58,9 +58,10 @@ class Ranks:
         ]
 
     def finish(self) -> tuple[list[int], str, str]:
-        """Return the exit codes, and what the first rank wrote to stdout and stderr."""
+        """Return the exit codes, what the first rank wrote to stdout, and what all wrote to stderr."""
         outputs = [process.communicate(timeout=200) for process in self.processes]
-        return [process.returncode for process in self.processes], *outputs[0]
+        codes = [process.returncode for process in self.processes]
+        return codes, outputs[0][0], "".join(stderr for _, stderr in outputs)
 
     def report(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.run / "preflight" / "report.json").read_text())

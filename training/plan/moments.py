@@ -63,10 +63,11 @@ def fill_bucket(job: Job) -> Bucket:
 class Gathered:
     """Whole weights on a rank, in elements, without those that persist.
 
-    live: at the end of the forward. group: the largest that is gathered in one go. returning: whether the backward
-    gathers again what the forward had.
+    total: of the model. live: at the end of the forward. group: the largest that is gathered in one go. returning:
+    whether the backward gathers again what the forward had.
     """
 
+    total: int
     live: int
     group: int
     returning: bool
@@ -82,6 +83,7 @@ def gather(job: Job) -> Gathered:
     staying = job.zero.max_reuse // times
     group = min(total, job.zero.prefetch_bucket + largest)
     return Gathered(
+        total=total,
         live=total if total <= staying else min(total, staying + group),
         group=group,
         returning=total > staying,
@@ -94,8 +96,10 @@ def moments(job: Job) -> Iterator[Moment]:
     acts, held, bucket = activations(job), gather(job), fill_bucket(job)
     collected, summing = _reduction(job, bucket)
     live, heap = held.live * e, _in_heap(job)
-    # DeepSpeed gathers into one buffer and copies each weight out of it; gloo has a buffer of its own.
-    gathering = held.group * e * (1 if job.on_gpu else 2)
+    # DeepSpeed gathers into one buffer and copies each weight out of it; gloo has a buffer of its own, before that.
+    arriving = live + held.group * e
+    if not job.on_gpu:
+        arriving = max(arriving, (min(held.live, held.total - held.group) + 2 * held.group) * e)
     table = shape.vocab * shape.hidden * e  # of the embeddings, and of the head
     trained = {weight.name for weight in job.trained}
     head = table if (EMBEDDINGS if shape.tied else HEAD) in trained else 0
@@ -106,14 +110,12 @@ def moments(job: Job) -> Iterator[Moment]:
 
     # The last group of weights is gathered when the forward has come as far as the weights before it.
     run = 1 - held.group / sum(weight.numel for weight in job.weights)
-    yield Moment("gathering weights", live + gathering + collected, round(acts.kept * max(0.0, run)))
+    yield Moment("gathering weights", arriving + collected, round(acts.kept * max(0.0, run)))
     # DeepSpeed keeps the buffer until the last of its weights is used.
     yield Moment("last layer's forward", live + held.group * e + collected, acts.kept)
     # The head's gradient is made in the forward, with the loss.
     yield Moment("loss", live + collected + head, acts.kept, acts.head)
-    buffers = live + collected + layer + waiting
-    if held.returning:
-        buffers += gathering
+    buffers = (arriving if held.returning else live) + collected + layer + waiting
     yield Moment("backward of a layer", buffers, acts.kept + acts.layer)
     if bucket.remaining:
         # By then the activations of the layers that have had their backward are gone.

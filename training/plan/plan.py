@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from data_tools.errors import RunError
+from training.allocator import HEAP_SLACK
 from training.config import RunConfig, accumulation, derive_steps
 from training.plan.activations import activations
 from training.plan.job import Job, Need, TierName, make_job
 from training.plan.moments import moments
-from training.plan.states import state_bytes, state_needs
+from training.plan.states import process_needs, state_bytes, state_needs
 
 if TYPE_CHECKING:
     from data_tools.shards import Shards
@@ -179,7 +180,11 @@ def rank_needs(job: Job) -> tuple[str, tuple[Need, ...]]:
         Need(job.device, "logits", most.logits, "logits of one chunk of targets"),
         Need("host", "activations", offloaded, "inputs of layers, until their backward"),
     ]
-    return most.name, tuple(need for need in needs if need.bytes)
+    if not job.on_gpu:
+        in_use = sum(need.bytes for need in needs if need.tier == "host")
+        free = min(HEAP_SLACK, in_use)  # no more can be free than was in use
+        needs.append(Need("host", "buffers", free, "small blocks that are free and stay with the process"))
+    return most.name, tuple(need for need in (*process_needs(job), *needs) if need.bytes)
 
 
 def _of_node(need: Need, ranks: Ranks) -> Need:

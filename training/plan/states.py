@@ -7,7 +7,6 @@ docs/plan.md. g below is the number of elements that a rank keeps of the weights
 import math
 from collections.abc import Iterator
 
-from training.allocator import HEAP_SLACK
 from training.plan.job import Job, Need
 from training.plan.weights import Weight
 
@@ -22,15 +21,18 @@ GPU_CONTEXT = 1536 * MIB
 SHARED_BUFFERS = 66 * MIB
 
 
-def state_needs(job: Job) -> Iterator[Need]:
-    """Yield what a rank needs on each tier as long as the run lasts."""
+def process_needs(job: Job) -> Iterator[Need]:
+    """Yield what a rank's process needs by itself, whatever it trains."""
     if job.on_gpu:
         yield Need("gpu", "context", GPU_CONTEXT, "CUDA context, NCCL, allocator (not measured on a GPU)")
         yield Need("host", "process", GPU_PROCESS, "Python, torch, CUDA's host side (not measured on a GPU)")
     else:
         yield Need("host", "process", CPU_PROCESS, "Python, torch, DeepSpeed, transformers")
         yield Need("host", "buffers", SHARED_BUFFERS, "shared memory between the ranks of a node")
-        yield Need("host", "buffers", HEAP_SLACK, "small blocks that are free and stay with the process")
+
+
+def state_needs(job: Job) -> Iterator[Need]:
+    """Yield what a rank needs on each tier for the model and its training, as long as the run lasts."""
     yield from _weights(job)
     yield from _gradients(job)
     yield from _optimizer(job)
