@@ -7,10 +7,11 @@ from data_tools.errors import RunError
 from data_tools.shards import open_shards
 from tests.conftest import ROOT
 from tests.training.small_run import copy_small_run, write_run
+from training.allocator import HEAP_SLACK
 from training.config import RunConfig, load_run_config
 from training.ds_config import read_ds_file
 from training.plan.job import make_job
-from training.plan.moments import fill_bucket, gather
+from training.plan.moments import fill_bucket, gather, moments
 from training.plan.plan import GIB, Plan, Ranks, Tiers, flops, plan_run
 
 LLAMA_7B = (
@@ -145,6 +146,45 @@ def test_operations_are_six_for_each_weight_and_token_and_those_of_attention(fol
     assert bucket.largest == 32000 * 4096
     assert held.returning
     assert held.live < WEIGHTS_7B
+
+
+def test_no_more_weights_are_gathered_than_the_model_has_and_the_buffer_they_come_in(folder: Path) -> None:
+    (folder / "model" / "config.json").write_text(
+        '{"model_type": "llama", "vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 4096, '
+        '"num_hidden_layers": 6, "num_attention_heads": 16, "max_position_embeddings": 4096}'
+    )
+    config = load(folder, precision="bf16", tuning={"method": "lora"})
+    job = make_job(
+        config,
+        read_ds_file(config.deepspeed),
+        world_size=2,
+        on_gpu=False,
+        vocab_size=None,
+        row_tokens=1,
+        row_targets=1,
+        row_documents=1,
+    )
+    held = gather(job)
+    assert held.returning
+    assert held.live == held.total
+    gradients = 4 * sum(weight.numel for weight in job.trained)
+    most = max(moment.buffers for moment in moments(job))
+    assert 0 <= most - 2 * (held.total + held.group) <= gradients
+
+
+def test_no_more_of_the_heap_is_free_than_was_in_use(folder: Path) -> None:
+    """The small run's model has next to no weights, one of 7 billion has more than what the heap may keep."""
+
+    def free(ranks: Ranks) -> int:
+        config = load(folder)
+        base = read_ds_file(config.deepspeed)
+        plan = plan_run(config, base, None, ranks, Tiers(), seq_len=64)
+        return sum(need.bytes for need in plan.needs if "free" in need.what)
+
+    assert 0 < free(Ranks(1, 1, on_gpu=False)) < HEAP_SLACK
+    assert free(Ranks(1, 1, on_gpu=True)) == 0
+    (folder / "model" / "config.json").write_text(LLAMA_7B)
+    assert free(Ranks(1, 1, on_gpu=False)) == HEAP_SLACK
 
 
 def test_without_shards_the_length_of_packs_must_be_said(folder: Path) -> None:
