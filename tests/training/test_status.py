@@ -437,6 +437,7 @@ def test_goodput_counts_starts_and_repeated_steps_and_leaves_the_queue_out(folde
         "startup_seconds": 30.0,
         "repeated_seconds": pytest.approx(20.0),
         "other_seconds": pytest.approx(0.0),
+        "slow_steps_seconds": pytest.approx(0.0),
         "useful_tokens": 560,
         "repeated_steps": 2,
         "num_starts": 2,
@@ -497,6 +498,28 @@ def test_each_start_is_held_against_its_own_pace(folder: Folder) -> None:
     assert goodput.goodput == pytest.approx(1200 / (20 * 50 + 10 * 50))
     assert goodput.startup_seconds == 20.0
     assert goodput.other_seconds == pytest.approx(0.0)
+
+
+def test_slower_steps_are_told_apart_from_what_lies_between_steps(folder: Folder) -> None:
+    # 10 s to start; of 5 steps four take 10 s and one 20 s; 5 s to save.
+    lines = (
+        {"time": 0, "event": "started"},
+        {"time": 10, "event": "training", "step": 0, "num_steps": 5, "world": 2, "reached": 0},
+        {"time": 75, "event": "done"},
+    )
+    (folder.run.path / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = [
+        {"step": n, "time/step_seconds": seconds, "speed/tokens_per_second": 70 / seconds}
+        for n, seconds in enumerate([10.0, 10.0, 20.0, 10.0, 10.0], 1)
+    ]
+    metrics = folder.run.path / "metrics.jsonl"
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status = folder.end("done")
+    assert status.goodput is not None
+    assert status.goodput.goodput == pytest.approx(50 / 75)
+    assert status.goodput.other_seconds == pytest.approx(15.0)
+    assert status.goodput.slow_steps_seconds == pytest.approx(10.0)
+    assert "the rest 20.0% (13.3% to slower steps)" in to_text(status)
 
 
 # --- what is no run, or damaged ----------------------------------------------------------------------------

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from training.allocator import HEAP_BLOCK
 from training.config import RunConfig
 from training.plan.weights import ModelShape, Weight, read_shape, run_weights
 from training.plan.zero import ZeroSettings, read_zero_settings
 
 TierName = Literal["gpu", "host", "nvme"]
+WIDEST_HOLE = 32 * 2**20  # of the heap, about; larger blocks are mapped by themselves
 DTYPE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
@@ -21,6 +23,32 @@ class Need:
     kind: str
     bytes: int
     what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes on a rank's device: all, and of a rank on CPUs those in small and in medium blocks (see heap.py)."""
+
+    bytes: int = 0
+    small: int = 0
+    medium: int = 0
+
+    def __add__(self, other: "Memory") -> "Memory":
+        """Return both together."""
+        return Memory(self.bytes + other.bytes, self.small + other.small, self.medium + other.medium)
+
+    def __sub__(self, other: "Memory") -> "Memory":
+        """Return this without the other, which is part of it."""
+        return Memory(self.bytes - other.bytes, self.small - other.small, self.medium - other.medium)
+
+    def __mul__(self, times: float) -> "Memory":
+        """Return so many of it."""
+        return Memory(round(self.bytes * times), round(self.small * times), round(self.medium * times))
+
+    @property
+    def in_heap(self) -> int:
+        """Return the bytes in blocks that may lie in the heap."""
+        return self.small + self.medium
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +121,12 @@ class Job:
             if size:
                 sizes.append(size)
         return tuple(sizes)
+
+    def block(self, size: int) -> Memory:
+        """Return a block of so many bytes on this rank's device."""
+        small = not self.on_gpu and size < HEAP_BLOCK
+        medium = not self.on_gpu and HEAP_BLOCK <= size < WIDEST_HOLE
+        return Memory(size, size * small, size * medium)
 
     def swaps(self, numel: int, element: int) -> bool:
         """Return whether a tensor is large enough that DeepSpeed swaps it to a disk."""

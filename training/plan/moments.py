@@ -8,24 +8,25 @@ DeepSpeed 0.19.8's, runtime/zero/partitioned_param_coordinator.py and stage3.py.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from training.allocator import HEAP_BLOCK
 from training.base_model import EMBEDDINGS, HEAD
-from training.plan.activations import activations
-from training.plan.job import Job
+from training.plan.activations import activations, row_tokens
+from training.plan.job import Job, Memory
+
+NOTHING = Memory()
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Bytes on a rank's device at one moment, beside its states."""
+    """What is on a rank's device at one moment, beside its states."""
 
     name: str
-    buffers: int
-    activations: int = 0
-    logits: int = 0
+    buffers: Memory
+    activations: Memory = NOTHING
+    logits: Memory = NOTHING
 
     @property
-    def bytes(self) -> int:
-        """Return all of them."""
+    def memory(self) -> Memory:
+        """Return all of it."""
         return self.buffers + self.activations + self.logits
 
 
@@ -95,75 +96,75 @@ def moments(job: Job) -> Iterator[Moment]:
     e, shape = job.element, job.shape
     acts, held, bucket = activations(job), gather(job), fill_bucket(job)
     collected, summing = _reduction(job, bucket)
-    live, heap = held.live * e, _in_heap(job)
+    live, group = _gathered(job, held.live), job.block(held.group * e)
     # DeepSpeed gathers into one buffer and copies each weight out of it; gloo has a buffer of its own, before that.
-    arriving = live + held.group * e
-    if not job.on_gpu:
-        arriving = max(arriving, (min(held.live, held.total - held.group) + 2 * held.group) * e)
-    table = shape.vocab * shape.hidden * e  # of the embeddings, and of the head
+    arriving = (
+        live + group if job.on_gpu else _gathered(job, min(held.live, held.total - held.group)) + group * 2
+    )
+    table = job.block(shape.vocab * shape.hidden * e)  # of the embeddings, and of the head
     trained = {weight.name for weight in job.trained}
-    head = table if (EMBEDDINGS if shape.tied else HEAD) in trained else 0
-    embeddings = table if EMBEDDINGS in trained else 0
+    head = table * ((EMBEDDINGS if shape.tied else HEAD) in trained)
+    embeddings = table * (EMBEDDINGS in trained)
     # The head's part of the gradient waits for the embeddings', which comes last.
-    waiting = head if shape.tied else 0
-    layer = max((weight.numel for weight in job.trained if ".layers." in weight.name), default=0) * e
+    waiting = head * shape.tied
+    layer = job.block(
+        max((weight.numel for weight in job.trained if ".layers." in weight.name), default=0) * e
+    )
 
     # The last group of weights is gathered when the forward has come as far as the weights before it.
     run = 1 - held.group / sum(weight.numel for weight in job.weights)
-    yield Moment("gathering weights", arriving + collected, round(acts.kept * max(0.0, run)))
+    yield Moment("gathering weights", arriving + collected, acts.kept * max(0.0, run))
     # DeepSpeed keeps the buffer until the last of its weights is used.
-    yield Moment("last layer's forward", live + held.group * e + collected, acts.kept)
+    yield Moment("last layer's forward", live + group + collected, acts.kept)
     # The head's gradient is made in the forward, with the loss.
     yield Moment("loss", live + collected + head, acts.kept, acts.head)
     buffers = (arriving if held.returning else live) + collected + layer + waiting
     yield Moment("backward of a layer", buffers, acts.kept + acts.layer)
     if bucket.remaining:
         # By then the activations of the layers that have had their backward are gone.
-        yield Moment("summing gradients", buffers + summing, round(acts.kept * bucket.remaining) + acts.layer)
-    yield Moment(
-        "backward of the embeddings",
-        heap + collected + waiting + embeddings + summing,
-        2 * shape.hidden * e * job.row_tokens,
-    )
-    yield Moment("update", heap + collected + _update(job))
+        yield Moment("summing gradients", buffers + summing, acts.kept * bucket.remaining + acts.layer)
+    row = job.block(shape.hidden * e * row_tokens(job))
+    yield Moment("backward of the embeddings", collected + waiting + embeddings + summing, row * 2)
+    yield Moment("update", collected + _update(job))
 
 
-def _reduction(job: Job, bucket: Bucket) -> tuple[int, int]:
-    """Return the bytes of gradients in the bucket, and of what is made of them when they are summed over the ranks."""
+def _gathered(job: Job, numel: int) -> Memory:
+    """Return so many elements of gathered weights, the small ones first."""
+    blocks = [job.block(weight.numel * job.element) for weight in job.weights if not job.persists(weight)]
+    size = numel * job.element
+    small = min(size, sum(block.small for block in blocks))
+    return Memory(size, small, min(size - small, sum(block.medium for block in blocks)))
+
+
+def _reduction(job: Job, bucket: Bucket) -> tuple[Memory, Memory]:
+    """Return the gradients in the bucket, and what is made of them when they are summed over the ranks."""
     size, e = job.communication, job.element
     # A GPU's bucket is there from the start (states.py); of a CPU's, pages that nothing was written to cost nothing.
     in_bucket = 0 if job.on_gpu and job.zero.contiguous_gradients else bucket.fill * size
     summed = max(bucket.fill, bucket.largest)
-    summing = summed * size * (1 if job.on_gpu else 2)  # laid out by rank; gloo sums in a copy
+    summing = job.block(summed * size) * (1 if job.on_gpu else 2)  # laid out by rank; gloo sums in a copy
     if size != e:
-        summing += summed * size
+        summing += job.block(summed * size)
     if size != 4:
-        summing += summed // job.world_size * 4
+        summing += job.block(summed // job.world_size * 4)
     if job.zero.optimizer != "none":
         summing += _norm(job)
-    return in_bucket + bucket.largest * e, summing
+    return job.block(in_bucket) + job.block(bucket.largest * e), summing
 
 
-def _norm(job: Job) -> int:
-    """Return the bytes of the largest part of a gradient in float64, in which its norm is taken."""
-    return 8 * max((job.part(weight) for weight in job.trained), default=0)
+def _norm(job: Job) -> Memory:
+    """Return the largest part of a gradient in float64, in which its norm is taken."""
+    return job.block(8 * max((job.part(weight) for weight in job.trained), default=0))
 
 
-def _in_heap(job: Job) -> int:
-    """Return the bytes of gathered weights that are too small to go back to the system when they are released."""
-    if job.on_gpu:
-        return 0
-    sizes = (weight.numel * job.element for weight in job.weights if not job.persists(weight))
-    return min(gather(job).live * job.element, sum(size for size in sizes if size < HEAP_BLOCK))
-
-
-def _update(job: Job) -> int:
-    """Return the bytes that come and go when the optimizer updates one sub-group on the rank's device."""
+def _update(job: Job) -> Memory:
+    """Return what comes and goes when the optimizer updates one sub-group on the rank's device."""
     norm = _norm(job)
     if job.zero.optimizer != "none":
         return norm
     largest, name = max(job.sub_groups, default=0), job.config.optim.name
-    gradient = 4 * largest if len(job.trained) > 1 else 0
+    updating = job.block(4 * largest) * (len(job.trained) > 1)  # the sub-group's gradient
     # torch's AdamW: the root of the second moment, on a CPU also its quotient.
-    passing = {"adamw": 4 if job.on_gpu else 8, "muon": 8, "sgd": 4}.get(name, 0) * largest
-    return max(norm, gradient + passing)
+    passing = {"adamw": 1 if job.on_gpu else 2, "muon": 2, "sgd": 1}.get(name, 0)
+    updating += job.block(4 * largest) * passing
+    return max(norm, updating, key=lambda memory: memory.bytes)

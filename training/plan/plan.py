@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from data_tools.errors import RunError
-from training.allocator import HEAP_SLACK
 from training.config import RunConfig, accumulation, derive_steps
 from training.plan.activations import activations
+from training.plan.heap import free_in_heap, heap_size
 from training.plan.job import Job, Need, TierName, make_job
 from training.plan.moments import moments
 from training.plan.states import process_needs, state_bytes, state_needs
@@ -171,19 +171,24 @@ def plan_run(
 
 def rank_needs(job: Job) -> tuple[str, tuple[Need, ...]]:
     """Return the moment at which one rank needs most on its device, and its needs then, on all tiers."""
-    most = max(moments(job), key=lambda moment: moment.bytes)
-    offloaded = activations(job).offloaded
+    acts, there = activations(job), list(moments(job))
+    size = heap_size([moment.memory for moment in there], passing=acts.layer * job.shape.layers)
+    free = {moment.name: free_in_heap(moment.memory, size) for moment in there}
+    most = max(there, key=lambda moment: moment.memory.bytes + free[moment.name])
     needs = [
         *state_needs(job),
-        Need(job.device, "buffers", most.buffers, "gathered weights, gradients on their way, copies of them"),
-        Need(job.device, "activations", most.activations, "activations of one micro-batch"),
-        Need(job.device, "logits", most.logits, "logits of one chunk of targets"),
-        Need("host", "activations", offloaded, "inputs of layers, until their backward"),
+        Need(
+            job.device,
+            "buffers",
+            most.buffers.bytes,
+            "gathered weights, gradients on their way, copies of them",
+        ),
+        Need(job.device, "activations", most.activations.bytes, "activations of one micro-batch"),
+        Need(job.device, "logits", most.logits.bytes, "logits of one chunk of targets"),
+        Need("host", "activations", acts.offloaded, "inputs of layers, until their backward"),
     ]
-    if not job.on_gpu:
-        in_use = sum(need.bytes for need in needs if need.tier == "host")
-        free = min(HEAP_SLACK, in_use)  # no more can be free than was in use
-        needs.append(Need("host", "buffers", free, "small blocks that are free and stay with the process"))
+    free_blocks = "blocks of the heap that are free and stay with the process"
+    needs.append(Need(job.device, "buffers", free[most.name], free_blocks))
     return most.name, tuple(need for need in (*process_needs(job), *needs) if need.bytes)
 
 

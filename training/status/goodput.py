@@ -19,13 +19,17 @@ from training.status.starts import Start
 
 @dataclass(frozen=True, slots=True)
 class Goodput:
-    """The share, and where the rest of `wall_seconds` went, in seconds."""
+    """The share, and where the rest of `wall_seconds` went, in seconds.
+
+    slow_steps_seconds: that part of `other_seconds` that went to steps slower than the median of their start.
+    """
 
     goodput: float
     wall_seconds: float
     startup_seconds: float
     repeated_seconds: float
     other_seconds: float
+    slow_steps_seconds: float
     useful_tokens: int
     repeated_steps: int
     num_starts: int
@@ -51,11 +55,17 @@ def measure_goodput(
         row["speed/tokens_per_second"] * row["time/step_seconds"] for row in rows
     )
     firsts = _first_steps(starts, kept_step)
-    paces = _paces(rows, firsts)
+    of_starts = _rows_of_starts(rows, firsts)
+    paces = _paces(rows, of_starts)
     startup = possible = 0.0  # in tokens
     for start, (begin, end), pace in zip(starts, spans, paces, strict=True):
         startup += pace * (min(end, _first_training(start, end)) - begin)
         possible += pace * (end - begin)
+    slow = sum(
+        pace * math.fsum(row["time/step_seconds"] for row in found) - tokens_per_step * len(found)
+        for pace, found in zip(paces, of_starts, strict=True)
+    )
+    slow *= kept_step / len(rows)  # of steps that were not logged too
     repeated_steps = sum(map(_repeated_steps, starts))
     useful, repeated = tokens_per_step * kept_step, tokens_per_step * repeated_steps
     seconds = wall / possible
@@ -65,6 +75,7 @@ def measure_goodput(
         startup_seconds=startup * seconds,
         repeated_seconds=repeated * seconds,
         other_seconds=(possible - startup - repeated - useful) * seconds,
+        slow_steps_seconds=slow * seconds,
         useful_tokens=round(useful),
         repeated_steps=repeated_steps,
         num_starts=len(starts),
@@ -80,13 +91,17 @@ def _first_steps(starts: Sequence[Start], kept_step: int) -> list[int]:
     return firsts[:0:-1]
 
 
-def _paces(rows: Sequence[dict[str, Any]], firsts: Sequence[int]) -> list[float]:
-    """Return the tokens per second of a step in each start; where none of its steps counts, that of all."""
+def _rows_of_starts(rows: Sequence[dict[str, Any]], firsts: Sequence[int]) -> list[list[dict[str, Any]]]:
+    """Return the steps that count of each start."""
     ends = [*firsts[1:], math.inf]
-    speeds = [
-        [row["speed/tokens_per_second"] for row in rows if first < row["step"] <= end]
-        for first, end in zip(firsts, ends, strict=True)
+    return [
+        [row for row in rows if first < row["step"] <= end] for first, end in zip(firsts, ends, strict=True)
     ]
+
+
+def _paces(rows: Sequence[dict[str, Any]], of_starts: Sequence[Sequence[dict[str, Any]]]) -> list[float]:
+    """Return the tokens per second of a step in each start; where none of its steps counts, that of all."""
+    speeds = [[row["speed/tokens_per_second"] for row in found] for found in of_starts]
     of_all = statistics.median(row["speed/tokens_per_second"] for row in rows)
     return [statistics.median(found) if found else of_all for found in speeds]
 

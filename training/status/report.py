@@ -256,7 +256,7 @@ def _goodput_text(goodput: Goodput) -> str:
     lost = (
         f"start-up {goodput.startup_seconds / wall:.1%}",
         f"repeated steps {goodput.repeated_seconds / wall:.1%} ({goodput.repeated_steps})",
-        f"the rest {goodput.other_seconds / wall:.1%}",
+        f"the rest {goodput.other_seconds / wall:.1%} ({goodput.slow_steps_seconds / wall:.1%} to slower steps)",
     )
     return f"{goodput.goodput:.1%} of {duration(wall)} with nodes; lost to {', '.join(lost)}"
 

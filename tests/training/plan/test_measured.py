@@ -1,4 +1,4 @@
-"""The plan against the memory that real runs take: CPU ranks of five shapes and of none, by the real command.
+"""The plan against the memory that real runs take: CPU ranks of seven shapes and of none, by the real command.
 
 What is measured is a rank's own anonymous memory (RssAnon of /proc/PID/status, read every 4 ms), of the ranks the one
 that took most. The plan is taken without its line for the buffers that ranks share, which anonymous memory does not
@@ -113,6 +113,29 @@ SHAPES = {
             "precision": "bf16",
             "tuning": {"method": "lora", "rank": 16},
             "batch": {"packs_per_step": 6, "micro_packs": 3},
+        },
+        from_scratch=False,
+    ),
+    # Rows and most weights are small blocks, which lie in the heap with holes between them.
+    "small blocks": Shape(
+        llama(8000, 768, 2048, 10, 12, 4),
+        1024,
+        "zero3.json",
+        {
+            "precision": "bf16",
+            "activation_checkpointing": False,
+            "batch": {"packs_per_step": 4, "micro_packs": 1},
+        },
+    ),
+    # The same beside frozen weights: hardly anything is kept, but much comes and goes.
+    "small blocks lora": Shape(
+        llama(8000, 768, 2048, 10, 12, 4),
+        1024,
+        "zero3.json",
+        {
+            "precision": "bf16",
+            "tuning": {"method": "lora", "rank": 16},
+            "batch": {"packs_per_step": 4, "micro_packs": 1},
         },
         from_scratch=False,
     ),
