@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,14 @@ class Folder:
                 metrics["validation/loss"] = 2.1
             log.write(step, {**metrics, "train/epoch": step / 6})
         log.close()
+
+    def history(
+        self, events: Sequence[dict[str, Any]], steps: Sequence[dict[str, Any]] | None = None
+    ) -> None:
+        """Let these be the run's events, with times of their own, and its steps; None leaves the steps as they are."""
+        for name, lines in (("events.jsonl", events), ("metrics.jsonl", steps)):
+            if lines is not None:
+                (self.run.path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def checkpoint(self, step: int, *, ranks: int = 2) -> Path:
         folder = self.run.checkpoints / f"step-{step:06d}"
@@ -425,10 +433,8 @@ def test_goodput_counts_starts_and_repeated_steps_and_leaves_the_queue_out(folde
         {"time": 2090, "event": "training", "step": 4, "num_steps": 8, "world": 2, "reached": 6},
         {"time": 2130, "event": "done"},
     ]
-    path = folder.run.path / "events.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     rows = [{"step": n, "time/step_seconds": 10.0, "speed/tokens_per_second": 7.0} for n in range(1, 9)]
-    (folder.run.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder.history(lines, rows)
     goodput = folder.end("done").goodput
     assert goodput is not None
     assert asdict(goodput) == {
@@ -445,7 +451,7 @@ def test_goodput_counts_starts_and_repeated_steps_and_leaves_the_queue_out(folde
     # Of a run that has died, what was not saved will be done again and does not count.
     folder.checkpoint(4)
     lines[-1] = {"time": 2130, "event": "ended", "code": 1}
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    folder.history(lines)
     goodput = folder.end("failed").goodput
     assert goodput is not None
     assert goodput.goodput == pytest.approx(40 / 130)
@@ -475,24 +481,19 @@ def test_while_a_start_comes_up_the_shares_add_up() -> None:
 
 def test_each_start_is_held_against_its_own_pace(folder: Folder) -> None:
     # Two nodes: 10 s to start, 4 steps of 10 s. Then one node, half as fast: 10 s to start, 2 steps of 20 s.
-    folder.run.path.joinpath("events.jsonl").write_text(
-        "".join(
-            json.dumps(line) + "\n"
-            for line in (
-                {"time": 0, "event": "started"},
-                {"time": 10, "event": "training", "step": 0, "num_steps": 6, "world": 4, "reached": 0},
-                {"time": 50, "event": "stopped"},
-                {"time": 900, "event": "started", "last_sign": 50},
-                {"time": 910, "event": "training", "step": 4, "num_steps": 6, "world": 2, "reached": 4},
-                {"time": 950, "event": "done"},
-            )
-        )
-    )
+    lines = [
+        {"time": 0, "event": "started"},
+        {"time": 10, "event": "training", "step": 0, "num_steps": 6, "world": 4, "reached": 0},
+        {"time": 50, "event": "stopped"},
+        {"time": 900, "event": "started", "last_sign": 50},
+        {"time": 910, "event": "training", "step": 4, "num_steps": 6, "world": 2, "reached": 4},
+        {"time": 950, "event": "done"},
+    ]
     rows = [
         {"step": n, "time/step_seconds": seconds, "speed/tokens_per_second": 200 / seconds}
         for n, seconds in enumerate([10.0] * 4 + [20.0] * 2, 1)
     ]
-    (folder.run.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder.history(lines, rows)
     goodput = folder.end("done").goodput
     assert goodput is not None
     assert goodput.goodput == pytest.approx(1200 / (20 * 50 + 10 * 50))
@@ -507,13 +508,11 @@ def test_slower_steps_are_told_apart_from_what_lies_between_steps(folder: Folder
         {"time": 10, "event": "training", "step": 0, "num_steps": 5, "world": 2, "reached": 0},
         {"time": 75, "event": "done"},
     )
-    (folder.run.path / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     rows = [
         {"step": n, "time/step_seconds": seconds, "speed/tokens_per_second": 70 / seconds}
         for n, seconds in enumerate([10.0, 10.0, 20.0, 10.0, 10.0], 1)
     ]
-    metrics = folder.run.path / "metrics.jsonl"
-    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder.history(lines, rows)
     status = folder.end("done")
     assert status.goodput is not None
     assert status.goodput.goodput == pytest.approx(50 / 75)

@@ -7,7 +7,7 @@ what autograd keeps of each; docs/plan.md has the table.
 from dataclasses import dataclass
 
 from training.optim_settings import POSITIONS_AT_A_TIME
-from training.plan.job import Job, Memory
+from training.plan.job import NOTHING, Job, Memory
 from training.tuning.settings import PromptTuning
 
 
@@ -44,7 +44,7 @@ def activations(job: Job) -> Activations:
         if _attention_element(job) == e:  # else a copy of the values is made again
             again -= _rows(job, e, shape.key)
     else:
-        kept_in_layer, again = boundary + saved, Memory()
+        kept_in_layer, again = boundary + saved, NOTHING
     offloaded = boundary * (shape.layers if config.offload_activations else 0)
     kept = kept_in_layer * shape.layers
     return Activations(
@@ -65,7 +65,7 @@ def row_tokens(job: Job) -> int:
 
 def _rows(job: Job, element: int, *widths: int) -> Memory:
     """Return tensors of the row's tokens, each so many elements wide."""
-    return sum((job.block(row_tokens(job) * width * element) for width in widths), Memory())
+    return sum((job.block(row_tokens(job) * width * element) for width in widths), NOTHING)
 
 
 def _documents(job: Job, *widths: int) -> Memory:
@@ -73,13 +73,13 @@ def _documents(job: Job, *widths: int) -> Memory:
     tokens, size = row_tokens(job), _attention_element(job)
     whole = job.on_gpu or size == job.element
     pieces = 1 if whole else max(1, job.row_documents)
-    return sum((job.block(tokens * width * size // pieces) * pieces for width in widths), Memory())
+    return sum((job.block(tokens * width * size // pieces) * pieces for width in widths), NOTHING)
 
 
 def _norm(job: Job) -> Memory:
     """Return what an RMS norm keeps: a float32 copy, the normalised value, the result."""
     width, e = job.shape.hidden, job.element
-    copy = _rows(job, 4, width) if e == 2 else Memory()
+    copy = _rows(job, 4, width) if e == 2 else NOTHING
     return copy + _rows(job, e, width, width)
 
 
@@ -97,7 +97,7 @@ def _saved_in_layer(job: Job) -> Memory:
                 _rows(job, e, *2 * [width]) if e == 4 else _rows(job, e, width) + _rows(job, 4, width)
             )
     # Between attention and MLP; in 16 bits the second norm's float32 copy stands for it.
-    middle = Memory() if e == 2 else _rows(job, e, shape.hidden)
+    middle = NOTHING if e == 2 else _rows(job, e, shape.hidden)
     return _norm(job) * 2 + middle + attention + _rows(job, e, *4 * [shape.intermediate])
 
 

@@ -51,6 +51,9 @@ class Memory:
         return self.small + self.medium
 
 
+NOTHING = Memory()
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A run as one of its ranks sees it.

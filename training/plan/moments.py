@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 from training.base_model import EMBEDDINGS, HEAD
 from training.plan.activations import activations, row_tokens
-from training.plan.job import Job, Memory
-
-NOTHING = Memory()
+from training.plan.job import NOTHING, Job, Memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,9 +186,13 @@ def rank_needs(job: Job) -> tuple[str, tuple[Need, ...]]:
         Need(job.device, "activations", most.activations.bytes, "activations of one micro-batch"),
         Need(job.device, "logits", most.logits.bytes, "logits of one chunk of targets"),
         Need("host", "activations", acts.offloaded, "inputs of layers, until their backward"),
+        Need(
+            job.device,
+            "buffers",
+            free[most.name],
+            "blocks of the heap that are free and stay with the process",
+        ),
     ]
-    free_blocks = "blocks of the heap that are free and stay with the process"
-    needs.append(Need(job.device, "buffers", free[most.name], free_blocks))
     return most.name, tuple(need for need in (*process_needs(job), *needs) if need.bytes)
 
 

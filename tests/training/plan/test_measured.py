@@ -60,6 +60,7 @@ def llama(
     }
 
 
+SMALL_BLOCKS = llama(8000, 768, 2048, 10, 12, 4)
 SHAPES = {
     # No model to speak of.
     "process": Shape(
@@ -118,7 +119,7 @@ SHAPES = {
     ),
     # Rows and most weights are small blocks, which lie in the heap with holes between them.
     "small blocks": Shape(
-        llama(8000, 768, 2048, 10, 12, 4),
+        SMALL_BLOCKS,
         1024,
         "zero3.json",
         {
@@ -129,7 +130,7 @@ SHAPES = {
     ),
     # The same beside frozen weights: hardly anything is kept, but much comes and goes.
     "small blocks lora": Shape(
-        llama(8000, 768, 2048, 10, 12, 4),
+        SMALL_BLOCKS,
         1024,
         "zero3.json",
         {
